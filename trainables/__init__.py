@@ -1,0 +1,44 @@
+"""What one fit is. Knows nothing of Ray, of tracking or of the command line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from trainables.base import Trainable
+
+# name -> where it lives; imported when asked for, so that `--help` imports no model library
+BUILT_IN = {
+    "xgboost": "trainables.xgboost_:XGBOOST",
+    "lasso": "trainables.linear:LASSO",
+    "ridge": "trainables.linear:RIDGE",
+    "linear": "trainables.linear:LINEAR",
+}
+
+
+def get(name: str) -> Trainable:
+    """Return the trainable ``name``: a built-in, or ``package.module:attribute``.
+
+    :raises LookupError: there is none; the message says what was tried, in one line.
+    """
+    place = BUILT_IN.get(name, name)
+    module, colon, attribute = place.partition(":")
+    if not (module and colon and attribute):
+        known = ", ".join(BUILT_IN)
+        raise LookupError(f"unknown trainable {name!r}: use one of {known}, or module:attribute")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"trainable {name!r} cannot be imported: {error}") from error
+    missing = [part for part in _PARTS if not hasattr(found, part)]
+    if missing:
+        raise LookupError(
+            f"{name!r} is no trainable: it lacks {', '.join(missing)}; see trainables/base.py"
+        )
+    return cast(Trainable, found)
+
+
+_PARTS = (
+    *("name", "flavor", "artifact", "settings", "search_space"),
+    *("rounds", "train", "refit", "load", "predict"),
+)

@@ -1,0 +1,45 @@
+"""The rows every fit works on: plain arrays with shapes, and a digest that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Feature rows and what is to be predicted from them."""
+
+    features: Any  # scipy csr_matrix [rows, columns] float64
+    target: NDArray[np.float64]  # [rows], in the unit the score is given in
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a search trains on and what it scores on.
+
+    A worker keeps its dataset from one trial to the next, and with it whatever a trainable
+    derived from it (:meth:`derived`): a trial pays for its own fit only.
+    """
+
+    train: Rows
+    valid: Rows
+    digest: str  # 32 hex digits; two datasets with the same rows have the same digest
+    _derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def derived(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` gives, made once per process and kept under ``name``."""
+        if name not in self._derived:
+            self._derived[name] = make()
+        made: Made = self._derived[name]
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was derived belongs to this process; it does not travel.
+        return {**self.__dict__, "_derived": {}}

@@ -1,0 +1,108 @@
+"""Gradient-boosted trees over the search space of the notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from trainables import columns
+from trainables.base import Curve, OnRound, Params, Setting, Settings
+from trainables.dataset import Dataset
+
+OBJECTIVE = "reg:squarederror"
+EVALUATED = "validation"
+
+
+class XGBoost:
+    """``xgboost.train`` on the least matrix that gives the same model."""
+
+    name = "xgboost"
+    flavor = "xgboost"
+    artifact = "models/model.ubj"
+    settings: ClassVar[dict[str, Setting]] = {
+        "num_boost_round": Setting(1000, at_least=1),
+        "early_stopping_rounds": Setting(50, at_least=1),
+        "tree_method": Setting("hist", one_of=("hist", "exact", "approx")),
+    }
+
+    @property
+    def search_space(self) -> dict[str, Any]:
+        """The ranges of the course that the notes follow."""
+        from hyperopt import hp
+
+        return {
+            # `quniform` 4..100 would draw its ends half as often: half a step more at each end
+            "max_depth": hp.uniformint("max_depth", 3.5, 100.5),
+            "learning_rate": hp.loguniform("learning_rate", -3, 0),
+            "reg_alpha": hp.loguniform("reg_alpha", -5, -1),
+            "reg_lambda": hp.loguniform("reg_lambda", -6, -1),
+            "min_child_weight": hp.loguniform("min_child_weight", -1, 3),
+        }
+
+    def rounds(self, settings: Settings) -> int:
+        """Return the cap on boosting rounds."""
+        return int(settings["num_boost_round"])
+
+    def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
+        """Boost until the cap, or until ``early_stopping_rounds`` brought nothing better."""
+        form = columns.cheapest(params, data, settings)
+        watch = _Watch(on_round)
+        xgboost.train(
+            _options(params, settings, form),
+            form.train,
+            num_boost_round=self.rounds(settings),
+            evals=[(form.valid, EVALUATED)],
+            early_stopping_rounds=int(settings["early_stopping_rounds"]),
+            callbacks=[watch],
+            verbose_eval=False,
+        )
+        return watch.curve
+
+    def refit(self, params: Params, data: Dataset, settings: Settings, rounds: int) -> bytes:
+        """Boost for ``rounds`` rounds; the model is one on the dataset's own columns."""
+        form = columns.cheapest(params, data, settings)
+        booster = xgboost.train(
+            _options(params, settings, form), form.train, num_boost_round=rounds
+        )
+        return form.restored(bytes(booster.save_raw("ubj")))
+
+    def load(self, model: bytes) -> xgboost.Booster:
+        """Return the booster."""
+        return xgboost.Booster(model_file=bytearray(model))
+
+    def predict(self, model: xgboost.Booster, features: Any) -> NDArray[np.float64]:
+        """Return the booster's predictions [rows]."""
+        return np.asarray(model.predict(xgboost.DMatrix(features)), dtype=np.float64)
+
+
+XGBOOST = XGBoost()
+
+
+def _options(params: Params, settings: Settings, form: columns.Form) -> dict[str, Any]:
+    return {
+        **params,
+        **form.options,
+        "objective": OBJECTIVE,
+        "eval_metric": "rmse",
+        "tree_method": settings["tree_method"],
+        "seed": settings["seed"],
+        "nthread": settings["threads"],
+        "verbosity": 0,
+    }
+
+
+class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+    """Keeps the curve, and hands it on after each round."""
+
+    def __init__(self, on_round: Callable[[Curve], None]) -> None:
+        self.curve: Curve = []
+        self._on_round = on_round
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        self.curve.append(float(evals_log[EVALUATED]["rmse"][-1]))
+        self._on_round(self.curve)
+        return False
