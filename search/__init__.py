@@ -1,0 +1,1 @@
+"""How a search runs: data, searcher, trials, tracking, refit, registry."""

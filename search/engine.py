@@ -1,0 +1,216 @@
+"""The one door to Ray: a cluster to run on, the trials, and the refit job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from search.errors import InputError, SearchError
+from search.trial import ROUND, SCORE, Job, Refitted, refit, run_trial
+from trainables.dataset import Dataset
+
+# A trial is run again this often when its worker process dies; what the trial itself raises is
+# an outcome and never reaches Tune (search/trial.py).
+WORKER_DEATHS = 2
+
+# Halving by asynchronous rungs (Li et al. 2018, arXiv:1810.05934): of the trials that reach a
+# rung, the best in REDUCTION go on.
+REDUCTION = 4
+LEAST_GRACE = 10  # rounds before anything is judged
+
+# Unix sockets end at 107 bytes, and Ray's names below its folder need 64 of them.
+LONGEST_RAY_FOLDER = 43
+
+QUIET = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a warning about a coming default
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine
+    # CSV, JSON and TensorBoard files of each trial: nobody reads them, MLflow holds it all
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # search/run.py decides what Ctrl-C means
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own checkpoints serve its own restore only
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_WARN_THRESHOLD_S": "1000000",
+}
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many trials run at once, on how many CPUs each."""
+
+    at_once: int
+    cpus_each: int
+
+
+def rungs(rounds: int) -> tuple[int, ...]:
+    """Return the rounds at which trials are judged, ascending, the cap not among them."""
+    grace = max(LEAST_GRACE, rounds // REDUCTION**2)
+    found = []
+    while grace < rounds:
+        found.append(grace)
+        grace *= REDUCTION
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def cluster(address: str, state_dir: Path) -> Iterator[None]:
+    """Start a Ray of our own (``local``), or join the running one at ``address``.
+
+    :raises InputError: there is no cluster at the address.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    shared = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    with contextlib.ExitStack() as stack:
+        if address == "local":
+            folder = stack.enter_context(_short_folder(state_dir / "ray"))
+            ray.init("local", include_dashboard=False, _temp_dir=folder, **shared)
+        else:
+            try:
+                ray.init(address, **shared)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise InputError(
+                    f"--address {address}: no Ray cluster answers ({reason[:200]}); start one with "
+                    "`ray start --head` or `ray up`, or leave --address out for one of its own"
+                ) from error
+        stack.callback(ray.shutdown)
+        yield
+
+
+def slots(cpus_per_trial: int, max_concurrent: int | None, wanted: int) -> Slots:
+    """Return how many of ``wanted`` trials may run at once on the cluster as it is.
+
+    :raises InputError: no node has ``cpus_per_trial`` CPUs.
+    """
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    largest = max(nodes, default=0)
+    if cpus_per_trial > largest:
+        raise InputError(
+            f"--cpus-per-trial {cpus_per_trial}: no node has that many CPUs; "
+            f"the largest has {largest}, give {largest} or fewer"
+        )
+    room = sum(cpus // cpus_per_trial for cpus in nodes)
+    return Slots(min(room, max_concurrent or room, wanted), cpus_per_trial)
+
+
+def run_trials(
+    *,
+    data: Dataset,
+    job: Job,
+    rounds: int,
+    searcher: Any | None,
+    only: dict[str, Any] | None,
+    wanted: int,
+    slots: Slots,
+    callbacks: Sequence[Any],
+    stop: Callable[[], bool],
+    folder: Path,
+) -> None:
+    """Run ``wanted`` trials; end them all as soon as ``stop`` answers true.
+
+    With no ``searcher`` there is one trial, of the config ``only``. What became of the trials
+    is told to ``callbacks``.
+    """
+    from ray import tune
+
+    tune.run(
+        # puts the data into the object store, once
+        tune.with_parameters(run_trial, data=data, job=job),
+        config=only or {},
+        search_alg=searcher,
+        num_samples=wanted,
+        max_concurrent_trials=slots.at_once if searcher is not None else None,
+        resources_per_trial={"cpu": slots.cpus_each},
+        scheduler=_scheduler(job.rungs, rounds),
+        # a process per trial costs seconds of imports each; these keep theirs
+        reuse_actors=True,
+        max_failures=WORKER_DEATHS,
+        raise_on_failed_trial=False,
+        callbacks=list(callbacks),
+        stop=_until(stop),
+        storage_path=str(folder),
+        name="tune",
+        verbose=0,
+    )
+
+
+def run_refit(
+    *,
+    params: dict[str, Any],
+    rounds: int,
+    job: Job,
+    data: Dataset,
+    test_features: Any,
+    cpus: int,
+    stop: Callable[[], bool],
+) -> Refitted:
+    """Refit on a worker; its bytes come back through the object store.
+
+    :raises SearchError: the fit failed, or ``stop`` answered true.
+    """
+    task = ray.remote(refit).options(num_cpus=cpus, max_retries=WORKER_DEATHS)
+    made = task.remote(params, rounds, job, data, test_features)
+    while not ray.wait([made], timeout=0.2)[0]:
+        if stop():
+            ray.cancel(made, force=True)
+            raise SearchError("the refit was ended before it was done")
+    try:
+        refitted: Refitted = ray.get(made)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        reason = (str(cause).strip().splitlines() or [""])[0]
+        raise SearchError(f"the refit failed: {type(cause).__name__}: {reason[:300]}") from error
+    return refitted
+
+
+def _scheduler(milestones: Sequence[int], rounds: int) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if not milestones:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr=ROUND,
+        metric=SCORE,
+        mode="min",
+        max_t=rounds,
+        grace_period=milestones[0],
+        reduction_factor=REDUCTION,
+        stop_last_trials=False,  # a trial that reached the last round is finished, not stopped
+    )
+
+
+def _until(stop: Callable[[], bool]) -> Any:
+    from ray.tune import Stopper
+
+    class Until(Stopper):  # type: ignore[misc]
+        """Ends the whole experiment by asking ``stop`` at each turn of Tune's loop."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return stop()
+
+    return Until()
+
+
+@contextlib.contextmanager
+def _short_folder(folder: Path) -> Iterator[str]:
+    """Yield a name of ``folder`` that is short enough for the sockets Ray makes below it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(str(folder)) <= LONGEST_RAY_FOLDER:
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="search-") as short:
+        link = Path(short) / "ray"
+        link.symlink_to(folder)
+        yield str(link)

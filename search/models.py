@@ -1,0 +1,119 @@
+"""What a refit leaves in MLflow: the model in its flavour and as plain bytes, its preprocessor,
+and one model that takes raw trips.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+
+from search import raw_trips
+from search.errors import SearchError
+from search.score import Scoring
+from search.store import Store
+from search.trial import Refitted
+from search.trips import Prepared
+from trainables.base import Trainable
+
+# What the model of raw trips needs beside its flavour, at the versions that made it.
+SERVED_WITH = ("mlflow", "scikit-learn", "numpy", "scipy", "pandas")
+
+SAME_MINUTES = 1e-6  # how far a loaded model may be from the refit it came from
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The models of a refit run, as MLflow finds them."""
+
+    flavor_uri: str
+    raw_trips_uri: str
+
+
+def log(
+    store: Store, run_id: str, trainable: Trainable, refitted: Refitted, prepared: Prepared
+) -> Logged:
+    """Log everything a refit made, load it again, and see that it predicts the same.
+
+    :raises SearchError: what was logged predicts something else.
+    """
+    model = trainable.load(refitted.model)
+    with tempfile.TemporaryDirectory(prefix="search-models-") as folder, _run(store, run_id):
+        plain = _written(Path(folder) / trainable.artifact, refitted.model)
+        preprocessor = _written(
+            Path(folder) / "preprocessor" / "preprocessor.bin", pickle.dumps(prepared.vectorizer)
+        )
+        store.write_file(run_id, str(plain), str(Path(trainable.artifact).parent))
+        store.write_file(run_id, str(preprocessor), "preprocessor")
+        flavor = importlib.import_module(f"mlflow.{trainable.flavor}")
+        requirements = _pinned(flavor)
+        in_flavor = Path(folder) / "flavor"
+        flavor.save_model(model, str(in_flavor), pip_requirements=requirements)
+        logged = flavor.log_model(model, name="model", pip_requirements=requirements)
+        raw = mlflow.pyfunc.log_model(
+            name="raw-trips",
+            python_model=raw_trips.__file__,
+            artifacts={"model": str(in_flavor), "preprocessor": str(preprocessor)},
+            signature=raw_trips.signature(),
+            input_example=raw_trips.input_example(),
+            pip_requirements=requirements,
+        )
+    made = Logged(logged.model_uri, raw.model_uri)
+    _check(made, store.uri, trainable, flavor, refitted, prepared)
+    return made
+
+
+def _check(
+    logged: Logged,
+    tracking_uri: str,
+    trainable: Trainable,
+    flavor: Any,
+    refitted: Refitted,
+    prepared: Prepared,
+) -> None:
+    served = Scoring(logged.raw_trips_uri, prepared.valid.frame, tracking_uri)
+    loaded = flavor.load_model(logged.flavor_uri)
+    in_flavor = trainable.predict(loaded, prepared.dataset.valid.features)
+    try:
+        from_raw_trips = served.result()
+    except RuntimeError as error:
+        raise SearchError(f"the logged model cannot be loaded again: {error}") from error
+    for name, answer in (("flavour", in_flavor), ("raw-trips", from_raw_trips)):
+        furthest = float(np.max(np.abs(answer - refitted.valid)))
+        if not furthest <= SAME_MINUTES:
+            raise SearchError(
+                f"the logged {name} model predicts {furthest:.2g} minutes away from the refit; "
+                "it was not registered"
+            )
+
+
+@contextmanager
+def _run(store: Store, run_id: str) -> Iterator[None]:
+    """Have MLflow's model functions log to this run: they know the fluent API's run only."""
+    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_registry_uri(store.uri)
+    with mlflow.start_run(run_id=run_id):
+        yield
+
+
+def _pinned(flavor: Any) -> list[str]:
+    """Return requirements that name published packages only, at the installed versions."""
+    flavors: list[str] = flavor.get_default_pip_requirements()
+    named = {requirement.partition("==")[0] for requirement in flavors}
+    others = [f"{name}=={metadata.version(name)}" for name in SERVED_WITH if name not in named]
+    return [*others, *flavors]
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path

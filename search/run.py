@@ -1,0 +1,64 @@
+"""``python -m search.run``: from the command line to an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from search.errors import InputError, Interrupted, SearchError
+from search.settings import Settings, parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one search; return the exit code (INTERFACE: 0, 1, 2 or 130)."""
+    try:
+        settings = parse(argv)
+        folder = _own_folder(settings)
+    except SearchError as error:
+        return _told(error)
+    try:
+        return _conducted(settings, folder)
+    except KeyboardInterrupt:
+        return _told(Interrupted("interrupted; no trial had been started or all are kept"))
+    except SearchError as error:
+        return _told(error)
+
+
+def _conducted(settings: Settings, folder: Path) -> int:
+    # everything heavy is imported here, behind `--help` and behind what options can be wrong in
+    from search.progress import Teller
+    from search.stopping import Stop
+    from search.terminal import libraries_silenced
+
+    with Stop() as stop, libraries_silenced(folder / "log.txt") as terminal:
+        from search.conductor import conduct
+
+        report = conduct(settings, folder, Teller(terminal.story), stop)
+        if settings.json:
+            print(report.json(), file=terminal.result, flush=True)
+    return 0
+
+
+def _own_folder(settings: Settings) -> Path:
+    """Make the search's own folder in the state folder, for this user only."""
+    folder = settings.state_dir / quote(settings.name, safe=" ")
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.chmod(0o700)
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--state-dir {settings.state_dir}: {error.strerror}; give a folder that can be written"
+        ) from error
+    return folder
+
+
+def _told(error: SearchError) -> int:
+    print(f"search: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""HyperOptSearch, mended: TPE that hears of failures and starts from any point.
+
+Why each part differs from Ray's: docs/decisions/0002-searcher.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hyperopt import JOB_STATE_DONE, JOB_STATE_NEW, STATUS_OK, Domain, Trials, rand, tpe
+from ray.tune.search.hyperopt import HyperOptSearch
+
+from search.space import Point, Space
+
+RANDOM_POINTS = 20  # finished trials before TPE models anything; hyperopt's own number
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One trial to run. Tune's config is this, as a dictionary."""
+
+    trial_id: str  # ours: it stays through retries and resumes
+    params: Point
+
+    def config(self) -> dict[str, Any]:
+        """Return what Tune hands to the worker."""
+        return {"trial_id": self.trial_id, "params": self.params}
+
+
+def trial_id(number: int) -> str:
+    """Return the id of a search's ``number``-th trial, from 1."""
+    return f"{number:04d}"
+
+
+class TPESearch(HyperOptSearch):  # type: ignore[misc]
+    """Suggests points of a space by the tree-structured Parzen estimator.
+
+    Bergstra, Bardenet, Bengio, Kégl 2011, section 4, as hyperopt's ``tpe.suggest`` has it.
+
+    - A trial that failed, or whose score is NaN, counts as the worst score seen.
+    - The random phase ends after :data:`RANDOM_POINTS` *finished* trials; running ones
+      enter the model as bad, so that slots do not crowd one spot.
+    - The same history and seed give the same suggestions, whatever ran before.
+    """
+
+    def __init__(self, space: Space, *, seed: int, score: str, first: Iterable[Point] = ()) -> None:
+        """Search ``space``, trying the points ``first`` (checked against it) before any other."""
+        super().__init__(metric=score, mode="min", random_state_seed=seed)
+        self._ours = space
+        self._seed = seed
+        self._space = space.root
+        self._hpopt_trials = Trials()
+        self._first = deque(space.labels_of(point) for point in first)
+        self._number_of: dict[str, int] = {}  # Tune's trial id -> ours
+        self._failed: set[int] = set()
+        self.domain = Domain(lambda point: point, space.root)
+
+    def suggest(self, trial_id_of_tune: str) -> dict[str, Any] | None:
+        """Return the next :class:`Proposal`, as Tune's config."""
+        number = len(self._hpopt_trials.trials) + 1
+        self._number_of[trial_id_of_tune] = number
+        if self._first:
+            labels = self._first.popleft()
+            self._insert(self._document(number, labels))
+        else:
+            labels = self._drawn(number)
+        return Proposal(trial_id(number), self._ours.point(labels)).config()
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Learn nothing from a rung: only a trial's end tells its score."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Learn a trial's score; an error or a score that is no number is a failure."""
+        if (number := self._number_of.get(trial_id)) is None:
+            return
+        score = math.nan if error or not result else result.get(self.metric, math.nan)
+        document = self._hpopt_trials.trials[number - 1]
+        document["state"] = JOB_STATE_DONE
+        if math.isfinite(score):
+            document["result"] = {"loss": float(score), "status": STATUS_OK}
+        else:
+            self._failed.add(number)
+        self._hpopt_trials.refresh()
+
+    def _drawn(self, number: int) -> dict[str, Any]:
+        """Draw a point, by TPE once enough trials have finished, else at random."""
+        self._count_failures_as_worst()
+        finished = sum(t["state"] == JOB_STATE_DONE for t in self._hpopt_trials.trials)
+        # A seed for each suggestion, not a running generator: a search that goes on
+        # elsewhere draws what this one would have drawn.
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0] >> 1)
+        if finished < RANDOM_POINTS:
+            documents = rand.suggest([number], self.domain, self._hpopt_trials, seed)
+        else:
+            documents = tpe.suggest(
+                *([number], self.domain, self._hpopt_trials, seed), n_startup_jobs=0, verbose=False
+            )
+        self._insert(documents[0])
+        return {label: drawn[0] for label, drawn in documents[0]["misc"]["vals"].items() if drawn}
+
+    def _count_failures_as_worst(self) -> None:
+        trials = self._hpopt_trials.trials
+        scores = [t["result"]["loss"] for n, t in enumerate(trials, 1) if self._scored(n, t)]
+        for number in self._failed:
+            # Without any score yet, all failures are alike: any number will do.
+            worst = max(scores, default=0.0)
+            trials[number - 1]["result"] = {"loss": worst, "status": STATUS_OK}
+
+    def _scored(self, number: int, document: dict[str, Any]) -> bool:
+        return document["state"] == JOB_STATE_DONE and number not in self._failed
+
+    def _document(self, number: int, labels: dict[str, Any]) -> dict[str, Any]:
+        misc = {
+            "tid": number,
+            "cmd": self.domain.cmd,
+            "workdir": self.domain.workdir,
+            "idxs": {name: [number] if name in labels else [] for name in self.domain.params},
+            "vals": {name: [labels[name]] if name in labels else [] for name in self.domain.params},
+        }
+        result = self.domain.new_result()
+        document: dict[str, Any]
+        (document,) = self._hpopt_trials.new_trial_docs([number], [None], [result], [misc])
+        return document
+
+    def _insert(self, document: dict[str, Any]) -> None:
+        document["state"] = JOB_STATE_NEW
+        self._hpopt_trials.insert_trial_doc(document)
+        self._hpopt_trials.refresh()

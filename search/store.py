@@ -1,0 +1,200 @@
+"""The one door through which runs are written to MLflow.
+
+Every call goes by :class:`mlflow.MlflowClient`, never by the fluent API: that keeps its active
+run in module globals. No call is made before :meth:`Store.connect`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset as LoggedDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from search.errors import InputError
+
+CONNECT_TIMEOUT_S = 12.0
+METRICS_A_REQUEST = 1_000  # what the store takes at once (mlflow.utils.validation)
+
+ROLE = "search.role"
+TRIAL_ID = "search.trial_id"
+STATUS = "search.status"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows a run used, as MLflow shows them."""
+
+    name: str
+    digest: str
+    source: Mapping[str, str]  # role -> path, as named by the user
+    profile: Mapping[str, Any]
+
+    def logged(self) -> DatasetInput:
+        """Return the entity MLflow stores with the run."""
+        entity = LoggedDataset(
+            name=self.name,
+            digest=self.digest,
+            source_type="local",
+            source=json.dumps({"uri": ", ".join(self.source.values()), **self.source}),
+            profile=json.dumps(dict(self.profile)),
+        )
+        return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
+
+
+@dataclass(frozen=True)
+class Score:
+    """One value of one metric. All four fields are its key: writing it twice changes nothing."""
+
+    key: str
+    value: float
+    at_ms: int  # milliseconds since the epoch
+    step: int = 0
+
+
+class Store:
+    """The runs of one experiment."""
+
+    def __init__(self, uri: str, experiment_id: str) -> None:
+        self.uri = uri
+        self.experiment_id = experiment_id
+        self._client = MlflowClient(uri, registry_uri=uri)
+
+    @classmethod
+    def connect(cls, uri: str, experiment_name: str) -> Store:
+        """Reach the store, and find the experiment or make it.
+
+        :raises InputError: the store cannot be reached in time, refuses, or the experiment
+            was deleted.
+        """
+        # The client would try an absent server for minutes. From here on a lost request is
+        # an error at once; who may wait for a server waits in the tracker.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        found = _within(CONNECT_TIMEOUT_S, lambda: _experiment_id(uri, experiment_name), uri)
+        return cls(uri, found)
+
+    def has_search(self, name: str) -> bool:
+        """Tell whether a search of this name was started in the experiment."""
+        quoted = name.replace("'", "\\'")
+        found = self._client.search_runs(
+            [self.experiment_id],
+            f"tags.`{ROLE}` = 'search' and attributes.run_name = '{quoted}'",
+            max_results=1,
+        )
+        return bool(found)
+
+    def create(self, name: str, tags: Mapping[str, str], at_ms: int) -> str:
+        """Create a run; return its id."""
+        run = self._client.create_run(self.experiment_id, at_ms, dict(tags), name)
+        return str(run.info.run_id)
+
+    def describe(
+        self,
+        run_id: str,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        data: Data | None = None,
+    ) -> None:
+        """Write params and tags in one request, and the data the run uses in another."""
+        self._client.log_batch(
+            run_id,
+            params=[Param(name, str(value)) for name, value in (params or {}).items()],
+            tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+        )
+        if data is not None:
+            self._client.log_inputs(run_id, [data.logged()])
+
+    def score(
+        self, run_id: str, scores: Sequence[Score], tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Write metrics, as few requests as the store takes, and tags with the last of them."""
+        batches = list(_batches(scores)) or [[]]
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            self._client.log_batch(
+                run_id,
+                metrics=[Metric(s.key, s.value, s.at_ms, s.step) for s in batch],
+                tags=[RunTag(name, value) for name, value in (tags or {}).items()] if last else [],
+            )
+
+    def write_text(self, run_id: str, text: str, path: str) -> None:
+        """Keep a text as an artifact of the run."""
+        self._client.log_text(run_id, text, path)
+
+    def write_file(self, run_id: str, file: str, folder: str) -> None:
+        """Keep a file as an artifact of the run."""
+        self._client.log_artifact(run_id, file, folder)
+
+    def end(self, run_id: str, status: str, at_ms: int) -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(run_id, status, at_ms)
+
+
+def without_credentials(uri: str) -> str:
+    """Return the URI as it may be shown and logged."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _experiment_id(uri: str, name: str) -> str:
+    client = MlflowClient(uri, registry_uri=uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            # two searches may start at once: the other one made it
+            if (found := client.get_experiment_by_name(name)) is None:
+                raise InputError(f"--experiment-name {name}: {_first_line(error)}") from error
+    if found.lifecycle_stage != "active":
+        raise InputError(
+            f"experiment {name!r} was deleted: restore it with "
+            f"`mlflow experiments restore -x {found.experiment_id}`, or use another "
+            "--experiment-name"
+        )
+    return str(found.experiment_id)
+
+
+def _within(seconds: float, ask: Any, uri: str) -> str:
+    """Return what ``ask`` returns, in a thread of its own: a hanging server hangs only that."""
+    answers: list[str] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except Exception as error:  # noqa: BLE001 - carried over to the asking thread
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="connect", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if answers:
+        return answers[0]
+    if failures and isinstance(failures[0], InputError):
+        raise failures[0]
+    reason = _first_line(failures[0]) if failures else f"no answer within {seconds:.0f} s"
+    raise InputError(
+        f"tracking server {without_credentials(uri)} cannot be used: "
+        f"{reason}; is it running, and is --tracking-uri right?"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _batches(scores: Sequence[Score]) -> Iterator[Sequence[Score]]:
+    for start in range(0, len(scores), METRICS_A_REQUEST):
+        yield scores[start : start + METRICS_A_REQUEST]

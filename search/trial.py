@@ -1,0 +1,113 @@
+"""All code that runs inside a worker: a trial, and the final refit.
+
+What a worker imports before its first trial is what everybody waits for, so this module
+imports neither MLflow nor hyperopt, and the trainable only when a trial starts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import trainables
+from trainables.base import Curve, Trainable, best_round
+from trainables.dataset import Dataset
+
+SCORE = "rmse"  # the key of a report that Tune, the scheduler and the searcher look at
+ROUND = "round"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a search have in common."""
+
+    trainable: str
+    settings: dict[str, Any]  # the trainable's, with "seed" and "threads"
+    rungs: tuple[int, ...]  # rounds after which a trial reports, ascending
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """The refitted model, and what it says of the rows it did not see."""
+
+    model: bytes
+    valid: NDArray[np.float64]  # [rows] predictions, in the target's unit
+    test: NDArray[np.float64] | None  # [rows]
+
+
+def run_trial(config: dict[str, Any], *, data: Dataset, job: Job) -> None:
+    """Run one trial and report its curve at each rung and at its end.
+
+    A failure is an outcome and is reported as one: the worker stays whole for the next trial,
+    and only a worker that dies is for Tune to try again.
+    """
+    from ray import tune
+
+    started = time.perf_counter()
+    reported = 0
+
+    def report(curve: Curve, **more: Any) -> None:
+        nonlocal reported
+        news = {"curve": curve[reported:], "curve_start": reported, ROUND: len(curve)}
+        reported = len(curve)
+        tune.report({**news, "fit_seconds": time.perf_counter() - started, **more})
+
+    def at_rung(curve: Curve) -> None:
+        if len(curve) in job.rungs:
+            report(curve, **_score(curve))
+
+    curve: Curve = []
+    try:
+        trainable, kept = trainables.get(job.trainable), _kept(data)
+        curve = trainable.train(config["params"], kept, job.settings, at_rung)
+        outcome: dict[str, Any] = _score(curve)
+        if not outcome:
+            outcome = {"failure": f"no finite score in {len(curve)} rounds", "traceback": ""}
+    except Exception as error:  # noqa: BLE001 - the trainable may be anyone's; what it raises is an outcome
+        outcome = {"failure": _last_line(error), "traceback": traceback.format_exc()}
+    report(curve, **outcome, final=True)
+
+
+def refit(
+    params: dict[str, Any], rounds: int, job: Job, data: Dataset, test_features: Any
+) -> Refitted:
+    """Fit the best configuration again, on all training rows, and predict."""
+    trainable: Trainable = trainables.get(job.trainable)
+    model = trainable.refit(params, data, job.settings, rounds)
+    loaded = trainable.load(model)
+    return Refitted(
+        model,
+        trainable.predict(loaded, data.valid.features),
+        None if test_features is None else trainable.predict(loaded, test_features),
+    )
+
+
+_KEPT: dict[str, Dataset] = {}
+
+
+def _kept(data: Dataset) -> Dataset:
+    """Return the dataset as this worker already has it, with all that was derived from it."""
+    if data.digest not in _KEPT:
+        _KEPT.clear()
+        _KEPT[data.digest] = data
+    return _KEPT[data.digest]
+
+
+def _score(curve: Curve) -> dict[str, Any]:
+    """Return the lowest score so far and its round; nothing while no score is a number."""
+    numbers = [score if math.isfinite(score) else math.inf for score in curve]
+    best = best_round(numbers) if numbers else 0
+    if not numbers or math.isinf(numbers[best]):
+        return {}
+    return {SCORE: numbers[best], "best_iteration": best}
+
+
+def _last_line(error: Exception) -> str:
+    """Return the exception as Python would name it, on one line of at most 500 characters."""
+    return traceback.format_exception_only(error)[-1].strip().splitlines()[0][:500]
