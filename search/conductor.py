@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mlflow.exceptions import MlflowException
 
 from search import engine, models, months, provenance, trips
 from search.errors import InputError, Interrupted, SearchError
@@ -21,7 +22,7 @@ from search.report import Report, counted, end_lines, nothing_finished_line, tri
 from search.searcher import Proposal, TPESearch, trial_id
 from search.settings import Settings, os_user
 from search.stopping import Stop
-from search.store import ROLE, Data, Score, Store
+from search.store import ROLE, Data, Score, Store, first_line
 from search.tracker import Outcome, TrialRuns, TrialTracker, Writer
 from search.trial import SCORE, Refitted
 from search.trips import Prepared, Trips
@@ -51,10 +52,10 @@ def conduct(settings: Settings, folder: Path, tell: Teller, stop: Stop) -> Repor
             f"--name {settings.name}: the experiment {settings.experiment_name!r} has a search of "
             "this name; take another, or leave --name out for one made up"
         )
-    with engine.cluster(settings.address, folder):
+    with _refusals_of_the_server(), engine.cluster(settings.address, folder):
         slots = engine.slots(settings.cpus_per_trial, settings.max_concurrent, plan.wanted)
-        start_up_s = clock.lap()
         conducted = _Search(plan, prepared, located.origin, store, tell, stop)
+        start_up_s = clock.lap()
         with conducted.tracked():
             conducted.run_trials(slots, folder)
             search_s = clock.lap()
@@ -73,6 +74,7 @@ class _Search:
         self._plan, self._prepared, self._origin = plan, prepared, origin
         self._store, self._tell, self._stop = store, tell, stop
         self._data = _described(prepared)
+        self._shared = engine.share(prepared.dataset)
         self._tags = _tags(plan, origin)
         self._params = {
             "train-data-path": prepared.train.path,
@@ -105,7 +107,7 @@ class _Search:
             status = "KILLED"
             raise
         finally:
-            self._store.end(self._parent_run_id, status, _now_ms())
+            self._end(self._parent_run_id, status)
 
     def run_trials(self, slots: engine.Slots, folder: Path) -> None:
         """Run all trials; leave every one of them ended in MLflow.
@@ -126,7 +128,7 @@ class _Search:
         self._stop.after(settings.time_budget_s)
         started = time.monotonic()
         with Writer(runs) as writer:
-            tracker = TrialTracker(writer.put)
+            tracker = TrialTracker(writer.put, has_rounds=plan.rounds is not None)
 
             def state() -> State:
                 failed = sum(outcome.status == "failed" for outcome in tracker.outcomes)
@@ -139,9 +141,9 @@ class _Search:
             try:
                 with self._tell.watch(state), self._stop.gently():
                     engine.run_trials(
-                        data=self._prepared.dataset,
+                        data=self._shared,
                         job=plan.job,
-                        rounds=plan.rounds,
+                        rounds=plan.rounds or 1,
                         searcher=searcher,
                         only=None
                         if searcher
@@ -168,7 +170,8 @@ class _Search:
         :raises SearchError: the fit failed, or what was logged is not what was fitted.
         """
         best, plan, store, now = self._found(), self._plan, self._store, _now_ms()
-        assert best.best_iteration is not None, "a scored trial has its best round"
+        assert best.rmse is not None, "only a trial with a score is the best"
+        assert best.best_iteration is not None, "and a score has its round"
         rounds = best.best_iteration + 1
         parent = {"mlflow.parentRunId": self._parent_run_id, ROLE: "refit"}
         run_id = store.create(f"{plan.settings.name}-refit", parent, now)
@@ -176,7 +179,7 @@ class _Search:
         try:
             store.describe(
                 run_id,
-                {**best.params, **self._params, **({"rounds": rounds} if rounds > 1 else {})},
+                {**best.params, **self._params, **({"rounds": rounds} if plan.rounds else {})},
                 {**self._tags, "search.best_trial_id": best.trial_id},
                 self._data,
             )
@@ -200,7 +203,7 @@ class _Search:
             status = "KILLED"
             raise Interrupted(self._interrupted_line()) from None
         finally:
-            store.end(run_id, status, _now_ms())
+            self._end(run_id, status)
         found = {"search.best_trial_id": best.trial_id}
         store.score(self._parent_run_id, [Score("rmse", best.rmse, _now_ms())], found)
         self._refit = {"run_id": run_id, "rmse": score, "test_rmse": test_score}
@@ -247,7 +250,7 @@ class _Search:
                 params=dict(best.params),
                 rounds=rounds,
                 job=self._plan.job,
-                data=self._prepared.dataset,
+                data=self._shared,
                 test_features=None if test is None else test.features,
                 cpus=self._plan.settings.cpus_per_trial,
                 stop=lambda: self._stop.interrupted,
@@ -259,6 +262,13 @@ class _Search:
             return None
         return rmse(refitted.test, np.asarray(rows.target))
 
+    def _end(self, run_id: str, status: str) -> None:
+        """End a run on the way out, without hiding why the search leaves."""
+        try:
+            self._store.end(run_id, status, _now_ms())
+        except MlflowException as error:
+            self._tell.say(f"run {run_id} could not be ended: {first_line(error)}")
+
     def _found(self) -> Outcome:
         assert self._best is not None, "asked for the best before a trial finished"
         return self._best
@@ -268,6 +278,15 @@ class _Search:
             f"interrupted: {len(self._outcomes)} trials of search "
             f"{self._plan.settings.name!r} are kept, no refit was made"
         )
+
+
+@contextlib.contextmanager
+def _refusals_of_the_server() -> Iterator[None]:
+    """Turn what MLflow raises, once the search has begun, into a failure of the search."""
+    try:
+        yield
+    except MlflowException as error:
+        raise SearchError(f"the tracking server refused: {first_line(error)}") from error
 
 
 def _by_role(prepared: Prepared) -> dict[str, Trips]:

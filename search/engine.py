@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import ray
 
 from search.errors import InputError, SearchError
-from search.trial import ROUND, SCORE, Job, Refitted, refit, run_trial
+from search.trial import ROUND, SCORE, Job, Refitted, Shared, refit, run_trial
 from trainables.dataset import Dataset
 
 # A trial is run again this often when its worker process dies; what the trial itself raises is
@@ -71,8 +72,10 @@ def cluster(address: str, state_dir: Path) -> Iterator[None]:
     shared = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     with contextlib.ExitStack() as stack:
         if address == "local":
-            folder = stack.enter_context(_short_folder(state_dir / "ray"))
-            ray.init("local", include_dashboard=False, _temp_dir=folder, **shared)
+            session = state_dir / "ray"
+            stack.callback(shutil.rmtree, session, ignore_errors=True)
+            short = stack.enter_context(_short_folder(session))
+            ray.init("local", include_dashboard=False, _temp_dir=short, **shared)
         else:
             try:
                 ray.init(address, **shared)
@@ -102,9 +105,14 @@ def slots(cpus_per_trial: int, max_concurrent: int | None, wanted: int) -> Slots
     return Slots(min(room, max_concurrent or room, wanted), cpus_per_trial)
 
 
+def share(data: Dataset) -> Shared:
+    """Put the data into the object store, once; each node fetches it once."""
+    return Shared(data.digest, ray.put(data))
+
+
 def run_trials(
     *,
-    data: Dataset,
+    data: Shared,
     job: Job,
     rounds: int,
     searcher: Any | None,
@@ -123,7 +131,6 @@ def run_trials(
     from ray import tune
 
     tune.run(
-        # puts the data into the object store, once
         tune.with_parameters(run_trial, data=data, job=job),
         config=only or {},
         search_alg=searcher,
@@ -148,7 +155,7 @@ def run_refit(
     params: dict[str, Any],
     rounds: int,
     job: Job,
-    data: Dataset,
+    data: Shared,
     test_features: Any,
     cpus: int,
     stop: Callable[[], bool],

@@ -25,7 +25,7 @@ class Plan:
     trainable: Trainable
     space: Space
     job: Job
-    rounds: int
+    rounds: int | None  # the most a trial may take; nothing for models without rounds
     first: Sequence[Point] = field(default_factory=list)
 
     @property
@@ -60,7 +60,7 @@ def planned(settings: Settings) -> Plan:
     first = _points(settings.initial_points, space)
     values |= {"seed": settings.seed, "threads": settings.cpus_per_trial}
     rounds = trainable.rounds(values)
-    milestones = engine.rungs(rounds) if settings.scheduler == "asha" else ()
+    milestones = engine.rungs(rounds or 1) if settings.scheduler == "asha" else ()
     return Plan(
         *(settings, trainable, space, Job(settings.trainable, values, milestones), rounds), first
     )

@@ -22,7 +22,13 @@ from mlflow.exceptions import MlflowException
 from search.errors import InputError
 
 CONNECT_TIMEOUT_S = 12.0
+CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
 METRICS_A_REQUEST = 1_000  # what the store takes at once (mlflow.utils.validation)
+
+LONGEST_PARAM = 6_000  # characters (mlflow.utils.validation)
+
+# has `mlflow ui` open the experiment as model training, not as generative AI
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 ROLE = "search.role"
 TRIAL_ID = "search.trial_id"
@@ -79,7 +85,8 @@ class Store:
         # an error at once; who may wait for a server waits in the tracker.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        found = _within(CONNECT_TIMEOUT_S, lambda: _experiment_id(uri, experiment_name), uri)
+        patience_s = CONNECT_TIMEOUT_S if uri.startswith("http") else CREATE_TIMEOUT_S
+        found = _within(patience_s, lambda: _experiment_id(uri, experiment_name), uri)
         return cls(uri, found)
 
     def has_search(self, name: str) -> bool:
@@ -107,7 +114,7 @@ class Store:
         """Write params and tags in one request, and the data the run uses in another."""
         self._client.log_batch(
             run_id,
-            params=[Param(name, str(value)) for name, value in (params or {}).items()],
+            params=[Param(name, _param(value)) for name, value in (params or {}).items()],
             tags=[RunTag(name, value) for name, value in (tags or {}).items()],
         )
         if data is not None:
@@ -147,16 +154,21 @@ def without_credentials(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error says, on one line of at most 300 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def _experiment_id(uri: str, name: str) -> str:
     client = MlflowClient(uri, registry_uri=uri)
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            return str(client.create_experiment(name, tags=EXPERIMENT_TAGS))
         except MlflowException as error:
             # two searches may start at once: the other one made it
             if (found := client.get_experiment_by_name(name)) is None:
-                raise InputError(f"--experiment-name {name}: {_first_line(error)}") from error
+                raise InputError(f"--experiment-name {name}: {first_line(error)}") from error
     if found.lifecycle_stage != "active":
         raise InputError(
             f"experiment {name!r} was deleted: restore it with "
@@ -184,15 +196,16 @@ def _within(seconds: float, ask: Any, uri: str) -> str:
         return answers[0]
     if failures and isinstance(failures[0], InputError):
         raise failures[0]
-    reason = _first_line(failures[0]) if failures else f"no answer within {seconds:.0f} s"
+    reason = first_line(failures[0]) if failures else f"no answer within {seconds:.0f} s"
     raise InputError(
         f"tracking server {without_credentials(uri)} cannot be used: "
         f"{reason}; is it running, and is --tracking-uri right?"
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _param(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 3]}..."
 
 
 def _batches(scores: Sequence[Score]) -> Iterator[Sequence[Score]]:

@@ -82,9 +82,10 @@ class Outcome:
 class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
     """Notes what Tune says of each trial; hands each note on at once."""
 
-    def __init__(self, note: Callable[[Note], None]) -> None:
+    def __init__(self, note: Callable[[Note], None], *, has_rounds: bool) -> None:
         super().__init__()
         self._note = note
+        self._has_rounds = has_rounds
         self._running: dict[str, Mapping[str, Any]] = {}  # trial id -> its last report
         self._rounds: dict[str, int] = {}  # trial id -> rounds noted, each once
         self._params: dict[str, Mapping[str, Any]] = {}
@@ -144,8 +145,8 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         self._running.pop(trial_id, None)
         kept = (SCORE, "best_iteration", "fit_seconds")
         metrics = {key: float(report[key]) for key in kept if key in report}
-        if self._rounds[trial_id] <= 1:
-            metrics.pop("best_iteration", None)  # a model without rounds has none
+        if not self._has_rounds:
+            metrics.pop("best_iteration", None)
         scored = status in ("finished", "stopped")
         self.outcomes.append(
             Outcome(
@@ -187,8 +188,8 @@ class TrialRuns:
         self.store.describe(run_id, {**note.params, **self.params}, self.tags, self.data)
 
     def progress(self, run_id: str, note: Progressed) -> None:
-        """Write a piece of the curve; step = round, from 1."""
-        steps = enumerate(note.curve, start=note.start + 1)
+        """Write a piece of the curve; step = round, from 0 as `best_iteration` counts them."""
+        steps = enumerate(note.curve, start=note.start)
         self.store.score(run_id, [Score(CURVE, value, note.at_ms, step) for step, value in steps])
 
     def end(self, run_id: str, note: Ended) -> None:

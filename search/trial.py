@@ -22,6 +22,8 @@ from trainables.dataset import Dataset
 SCORE = "rmse"  # the key of a report that Tune, the scheduler and the searcher look at
 ROUND = "round"
 
+_KEPT: dict[str, Dataset] = {}  # in this worker: digest -> data; one at a time
+
 
 @dataclass(frozen=True)
 class Job:
@@ -33,6 +35,23 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """The dataset in Ray's object store. Fetched when it is used, not with every trial."""
+
+    digest: str
+    reference: Any  # ray.ObjectRef of a Dataset
+
+    def fetched(self) -> Dataset:
+        """Return the dataset as this worker already has it, with all that was derived from it."""
+        if self.digest not in _KEPT:
+            import ray
+
+            _KEPT.clear()
+            _KEPT[self.digest] = ray.get(self.reference)
+        return _KEPT[self.digest]
+
+
+@dataclass(frozen=True)
 class Refitted:
     """The refitted model, and what it says of the rows it did not see."""
 
@@ -41,7 +60,7 @@ class Refitted:
     test: NDArray[np.float64] | None  # [rows]
 
 
-def run_trial(config: dict[str, Any], *, data: Dataset, job: Job) -> None:
+def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
     """Run one trial and report its curve at each rung and at its end.
 
     A failure is an outcome and is reported as one: the worker stays whole for the next trial,
@@ -64,8 +83,8 @@ def run_trial(config: dict[str, Any], *, data: Dataset, job: Job) -> None:
 
     curve: Curve = []
     try:
-        trainable, kept = trainables.get(job.trainable), _kept(data)
-        curve = trainable.train(config["params"], kept, job.settings, at_rung)
+        trainable = trainables.get(job.trainable)
+        curve = trainable.train(config["params"], data.fetched(), job.settings, at_rung)
         outcome: dict[str, Any] = _score(curve)
         if not outcome:
             outcome = {"failure": f"no finite score in {len(curve)} rounds", "traceback": ""}
@@ -75,28 +94,18 @@ def run_trial(config: dict[str, Any], *, data: Dataset, job: Job) -> None:
 
 
 def refit(
-    params: dict[str, Any], rounds: int, job: Job, data: Dataset, test_features: Any
+    params: dict[str, Any], rounds: int, job: Job, data: Shared, test_features: Any
 ) -> Refitted:
     """Fit the best configuration again, on all training rows, and predict."""
     trainable: Trainable = trainables.get(job.trainable)
-    model = trainable.refit(params, data, job.settings, rounds)
+    rows = data.fetched()
+    model = trainable.refit(params, rows, job.settings, rounds)
     loaded = trainable.load(model)
     return Refitted(
         model,
-        trainable.predict(loaded, data.valid.features),
+        trainable.predict(loaded, rows.valid.features),
         None if test_features is None else trainable.predict(loaded, test_features),
     )
-
-
-_KEPT: dict[str, Dataset] = {}
-
-
-def _kept(data: Dataset) -> Dataset:
-    """Return the dataset as this worker already has it, with all that was derived from it."""
-    if data.digest not in _KEPT:
-        _KEPT.clear()
-        _KEPT[data.digest] = data
-    return _KEPT[data.digest]
 
 
 def _score(curve: Curve) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class Trainable(Protocol):
     def search_space(self) -> Mapping[str, Any]:
         """The search space in hyperopt's terms, each label equal to its key."""
 
-    def rounds(self, settings: Settings) -> int:
-        """Return the most rounds a fit may take; 1 where there are none."""
+    def rounds(self, settings: Settings) -> int | None:
+        """Return the most rounds a fit may take; nothing where there are no rounds."""
 
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
         """Fit on ``data.train``, score on ``data.valid`` after each round; return the curve."""

@@ -34,9 +34,8 @@ class Linear:
             return {}
         return {"alpha": hp.loguniform("alpha", np.log(1e-5), np.log(10))}
 
-    def rounds(self, settings: Settings) -> int:
-        """Return 1: a linear model is fitted at once."""
-        return 1
+    def rounds(self, settings: Settings) -> None:
+        """Return nothing: a linear model is fitted at once."""
 
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
         """Fit, score once."""
