@@ -28,6 +28,8 @@ from search.trial import SCORE, Refitted
 from search.trips import Prepared, Trips
 from trainables.base import rmse
 
+SAME_RMSE = 1e-4  # minutes; a refit on the same rows, seed and rounds is the trial again
+
 PREPROCESSING = "PU_DO + trip_distance, DictVectorizer, trips of 1 to 60 minutes"
 
 
@@ -185,6 +187,11 @@ class _Search:
             )
             refitted = self._refitted(best, rounds)
             score = rmse(refitted.valid, self._prepared.valid.minutes)
+            if abs(score - best.rmse) > SAME_RMSE:
+                self._tell.say(
+                    f"note: the refit has RMSE {score:.4f}, its trial had {best.rmse:.4f}; "
+                    "the trainable does not give the same model twice"
+                )
             test_score = self._test_score(refitted)
             logged = models.log(store, run_id, plan.trainable, refitted, self._prepared)
             registered = Registry(store.uri, plan.settings.registered_model).register(

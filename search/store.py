@@ -204,7 +204,7 @@ def _within(seconds: float, ask: Any, uri: str) -> str:
 
 
 def _param(value: Any) -> str:
-    text = str(value)
+    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
     return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 3]}..."
 
 

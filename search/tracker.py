@@ -197,8 +197,8 @@ class TrialRuns:
         tags = {STATUS: note.status}
         if note.failure:
             tags["search.failure"] = note.failure
-        if note.traceback:
-            self.store.write_text(run_id, note.traceback, "traceback.txt")
+        if note.status == "failed":
+            self.store.write_text(run_id, note.traceback or note.failure, "traceback.txt")
         scores = [Score(key, value, note.at_ms) for key, value in note.metrics.items()]
         self.store.score(run_id, scores, tags)
         self.store.end(run_id, RUN_STATUS[note.status], note.at_ms)
