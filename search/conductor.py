@@ -44,7 +44,7 @@ def conduct(settings: Settings, folder: Path, tell: Teller, stop: Stop) -> Repor
     plan = planned(settings)
     located = months.locate(
         *(settings.train_data, settings.valid_data, settings.test_data),
-        *(settings.data_dir, tell.say),
+        *(settings.data_dir, tell),
     )
     prepared = trips.prepare(located.train, located.valid, located.test)
     _say_rows(prepared, tell)

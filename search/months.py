@@ -13,21 +13,20 @@ import http.client
 import os
 import re
 import secrets
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from search import sample, trips
 from search.errors import InputError
+from search.progress import Teller
 from search.trips import Trips
 
 Origin = Literal["files", "tlc", "sample"]
-Say = Callable[[str], None]  # one line for the user, on stderr
 
 TLC_URL = "https://d37ci6vzurychx.cloudfront.net/trip-data"
 DEFAULT_TRAIN = ("green:2021-01",)
@@ -54,7 +53,7 @@ def locate(
     valid: Sequence[str],
     test: Sequence[str],
     data_dir: Path,
-    say: Say,
+    tell: Teller,
     *,
     tlc_url: str = TLC_URL,
     timeout_s: float = 10.0,
@@ -71,7 +70,7 @@ def locate(
             if len(named) > 1:
                 raise InputError(f"{' '.join(named)}: 'sample' goes alone; name it or files")
             return trips.from_frame(sample.made_month(month), SAMPLE)
-        found = resolve(named, data_dir, say, tlc_url=tlc_url, timeout_s=timeout_s)
+        found = resolve(named, data_dir, tell, tlc_url=tlc_url, timeout_s=timeout_s)
         return trips.read(found)
 
     test_trips = read(test, "2021-03") if test else None
@@ -79,11 +78,13 @@ def locate(
         try:
             train, valid = DEFAULT_TRAIN, DEFAULT_VALID
             for named in (train, valid):
-                resolve(named, data_dir, say, tlc_url=tlc_url, timeout_s=timeout_s)
+                resolve(named, data_dir, tell, tlc_url=tlc_url, timeout_s=timeout_s)
         except _OutOfReachError as error:
             train = valid = (SAMPLE,)
-            say(f"WARNING: {error}")
-            say("WARNING: this search learns from MADE-UP trips (the sample), not from real ones")
+            tell.say(f"WARNING: {error}")
+            tell.say(
+                "WARNING: this search learns from MADE-UP trips (the sample), not from real ones"
+            )
     return Located(
         train=read(train, "2021-01"),
         valid=read(valid, "2021-02"),
@@ -95,7 +96,7 @@ def locate(
 def resolve(
     named: Sequence[str],
     data_dir: Path,
-    say: Say,
+    tell: Teller,
     *,
     tlc_url: str = TLC_URL,
     timeout_s: float = 10.0,
@@ -109,9 +110,9 @@ def resolve(
         if _is_month(name):
             file_name = _month_file(name)
             url = f"{tlc_url.rstrip('/')}/{file_name}"
-            found = [_kept(url, data_dir / file_name, say, timeout_s)]
+            found = [_kept(url, data_dir / file_name, tell, timeout_s)]
         elif "://" in name:
-            found = [_kept(name, data_dir / _url_file(name), say, timeout_s)]
+            found = [_kept(name, data_dir / _url_file(name), tell, timeout_s)]
         else:
             found = _files(name)
         for path in found:
@@ -178,10 +179,10 @@ def _url_file(url: str) -> str:
     return f"{stem}-{mark}{dot}{suffix}"
 
 
-def _kept(url: str, target: Path, say: Say, timeout_s: float) -> Path:
+def _kept(url: str, target: Path, tell: Teller, timeout_s: float) -> Path:
     if not target.exists():
         try:
-            _download(url, target, say, timeout_s)
+            _download(url, target, tell, timeout_s)
         except OSError as error:
             raise InputError(
                 f"{target}: cannot be written: {error.strerror or error}; "
@@ -190,7 +191,7 @@ def _kept(url: str, target: Path, say: Say, timeout_s: float) -> Path:
     return target
 
 
-def _download(url: str, target: Path, say: Say, timeout_s: float) -> None:
+def _download(url: str, target: Path, tell: Teller, timeout_s: float) -> None:
     """Fetch the URL into ``target``: whole, or not at all."""
     with contextlib.closing(_opened(url, target, timeout_s)) as answer:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +199,10 @@ def _download(url: str, target: Path, say: Say, timeout_s: float) -> None:
         aside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         length = _length(answer)
         try:
-            with aside.open("xb") as file, _progress(url, target, length, say) as advance:
+            with (
+                aside.open("xb") as file,
+                tell.downloading(_shown(url), target.name, length) as advance,
+            ):
                 for block in _blocks(answer, url, target, timeout_s):
                     file.write(block)
                     advance(len(block))
@@ -269,28 +273,6 @@ def _check_whole(aside: Path, length: int | None, url: str, target: Path) -> Non
             tail = file.read(4)
         if head != b"PAR1" or tail != b"PAR1":
             raise _out_of_reach(url, target, f"the {size} bytes that came are no parquet file")
-
-
-@contextlib.contextmanager
-def _progress(
-    url: str, target: Path, length: int | None, say: Say
-) -> Iterator[Callable[[int], object]]:
-    if not sys.stderr.isatty():
-        say(f"downloading {_shown(url)} to {target}")
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"downloading {target.name}", total=length)
-        yield lambda count: progress.advance(task, count)
 
 
 def _shown(url: str) -> str:

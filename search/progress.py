@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -52,6 +53,22 @@ class Teller:
     def say(self, line: str) -> None:
         """Say one line."""
         self.console.print(line)
+
+    @contextlib.contextmanager
+    def downloading(
+        self, url: str, name: str, total_bytes: int | None
+    ) -> Iterator[Callable[[int], object]]:
+        """Show a download; yields what is to be told of each piece, in bytes."""
+        if not self.console.is_terminal:
+            self.say(f"downloading {url}")
+            yield lambda _: None
+            return
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(f"downloading {name}", total=total_bytes)
+            yield lambda count: progress.advance(task, count)
 
     def watch(self, state: Callable[[], State]) -> Watch:
         """Return a display of ``state``, to be entered while the search runs."""

@@ -154,6 +154,9 @@ def _checked(model_input: Any) -> pd.DataFrame:
         found = ", ".join(map(str, model_input.columns[:10])) or "no column"
         raise _refused(f"no column {', '.join(absent)} in the input; found {found}; add it")
     try:
+        if len(model_input) == 1 and all(isinstance(model_input[n].iloc[0], list) for n in COLUMNS):
+            # MLflow takes {"inputs": {name: ["74", ...], ...}}, when all is text, for one row.
+            model_input = model_input[list(COLUMNS)].explode(list(COLUMNS))
         trips = pd.DataFrame(
             {
                 PICKUP_ZONE: zone_names(model_input[PICKUP_ZONE]),
