@@ -28,6 +28,7 @@ from search.trial import SCORE, Refitted
 from search.trips import Prepared, Trips
 from trainables.base import rmse
 
+COMMIT = "mlflow.source.git.commit"
 SAME_RMSE = 1e-4  # minutes; a refit on the same rows, seed and rounds is the trial again
 
 PREPROCESSING = "PU_DO + trip_distance, DictVectorizer, trips of 1 to 60 minutes"
@@ -78,6 +79,10 @@ class _Search:
         self._data = _described(prepared)
         self._shared = engine.share(prepared.dataset)
         self._tags = _tags(plan, origin)
+        if self._tags[COMMIT] == provenance.UNKNOWN:
+            tell.say(
+                f"warning: the code's git commit is unknown; set {provenance.COMMIT_VARIABLE} to it"
+            )
         self._params = {
             "train-data-path": prepared.train.path,
             "valid-data-path": prepared.valid.path,
@@ -326,7 +331,7 @@ def _tags(plan: Plan, origin: str) -> dict[str, str]:
         "mlflow.user": os_user(),
         "mlflow.source.name": "python -m search.run",
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": provenance.git_commit(),
+        COMMIT: provenance.git_commit(),
     }
 
 

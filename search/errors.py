@@ -18,6 +18,9 @@ class SearchError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
 
 class InputError(SearchError):
     """An option, a file, a point or a server that cannot be used, found before the first trial."""

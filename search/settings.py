@@ -232,12 +232,14 @@ def _duration_s(text: str) -> float:
 def _absolute(tracking_uri: str) -> str:
     """Return the URI with an absolute path, so that every process opens the same file."""
     scheme, separator, path = tracking_uri.partition(":///")
-    if scheme == "sqlite" and separator and not path.startswith("/"):
-        return f"sqlite:///{Path(path).absolute()}"
-    if not re.match(r"[a-z+]+:", tracking_uri):
+    if scheme == "sqlite" and separator:
+        if not path:
+            raise InputError("--tracking-uri sqlite:///: names no file; write sqlite:///mlflow.db")
+        return tracking_uri if path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", tracking_uri):
         raise InputError(
-            f"--tracking-uri {tracking_uri}: no scheme; "
-            f"write sqlite:///{tracking_uri} for a file, or http://HOST:PORT for a server"
+            f"--tracking-uri {tracking_uri!r}: no scheme; "
+            "write sqlite:///FILE for a file, or http://HOST:PORT for a server"
         )
     return tracking_uri
 

@@ -23,6 +23,8 @@ from trainables.base import Setting
 
 Point = dict[str, Any]
 
+MOST = 1e300
+
 
 @dataclass(frozen=True)
 class Space:
@@ -88,6 +90,8 @@ def _setting(name: str, text: str, setting: Setting) -> int | float | str:
         raise InputError(f"--set {name}={text}: {text!r} is not {wanted}") from None
     if setting.one_of and value not in setting.one_of:
         raise InputError(f"--set {name}={text}: use one of {', '.join(setting.one_of)}")
+    if kind is float and not math.isfinite(float(value)):
+        raise InputError(f"--set {name}={text}: {text!r} is not a finite number")
     if setting.at_least is not None and not float(value) >= setting.at_least:
         raise InputError(f"--set {name}={text}: give {setting.at_least} or more")
     return value
@@ -101,13 +105,25 @@ def _constant(name: str, text: str, expression: Any) -> Any:
         value = text
     node = as_apply(expression)
     if node.name == "switch":
-        _match(node, value, name, {})
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return _option(name, text, value, node)
+    if node.name == "literal" and isinstance(node.obj, str):
+        return text
+    if not _is_number(value):
         raise InputError(f"--set {name}={text}: {text!r} is not a number")
-    elif node.name == "int":
+    if node.name == "int":
         if value != int(value):
             raise InputError(f"--set {name}={text}: {name} is a whole number")
         return int(value)
+    return value
+
+
+def _option(name: str, text: str, value: Any, node: Apply) -> Any:
+    """Return the option of a choice that was meant: 1 or "1", whichever there is."""
+    try:
+        _match(node, value, name, {})
+    except InputError:
+        _match(node, text, name, {})
+        return text
     return value
 
 
@@ -184,6 +200,8 @@ def _drawn(drawn: Apply, value: Any, where: str) -> float | int:
             (0, arg["low"] - 1) if arg.get("high") is None else (arg["low"], arg["high"] - 1)
         )
         step = 1
+    elif "lognormal" in drawn.name:
+        low = 0.0
     elif "low" in arg and "high" in arg:
         low, high = float(arg["low"]), float(arg["high"])
         if "log" in drawn.name:
@@ -214,7 +232,8 @@ def _same(constant: Any, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # by comparison: an integer of hundreds of digits is no float
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def _join(where: str, name: str) -> str:

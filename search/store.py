@@ -99,6 +99,15 @@ class Store:
         )
         return bool(found)
 
+    def find_trial(self, parent_run_id: str, trial_id: str) -> str | None:
+        """Return the run of a trial, if there is one."""
+        found = self._client.search_runs(
+            [self.experiment_id],
+            f"tags.mlflow.parentRunId = '{parent_run_id}' and tags.`{TRIAL_ID}` = '{trial_id}'",
+            max_results=1,
+        )
+        return str(found[0].info.run_id) if found else None
+
     def create(self, name: str, tags: Mapping[str, str], at_ms: int) -> str:
         """Create a run; return its id."""
         run = self._client.create_run(self.experiment_id, at_ms, dict(tags), name)

@@ -133,6 +133,8 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
             self._end(trial_id, "failed", {"failure": died})
         elif "failure" in report:
             self._end(trial_id, "failed", report)
+        elif SCORE not in report:
+            self._end(trial_id, "failed", {**report, "failure": "it ended without a score"})
         else:
             self._end(trial_id, "finished" if report.get("final") else "stopped", report)
 
@@ -182,6 +184,10 @@ class TrialRuns:
         """Create the trial's run, named by the trial's id in the creating call."""
         named = {"mlflow.parentRunId": self.parent_run_id, ROLE: "trial", TRIAL_ID: note.trial_id}
         return self.store.create(f"{self.search}-{note.trial_id}", named, note.at_ms)
+
+    def find(self, note: Started) -> str | None:
+        """Return the trial's run, if it has been created."""
+        return self.store.find_trial(self.parent_run_id, note.trial_id)
 
     def describe(self, run_id: str, note: Started) -> None:
         """Write what the trial is."""
@@ -245,7 +251,7 @@ class Writer:
     def _send_until_taken(self, note: Note) -> None:
         for attempt in range(1_000_000):
             try:
-                self._send(note)
+                self._send(note, again=attempt > 0)
             except Exception as error:  # noqa: BLE001 - whatever a server may answer
                 if self._must_give_up(error):
                     self._failure = error
@@ -254,12 +260,14 @@ class Writer:
             else:
                 return
 
-    def _send(self, note: Note) -> None:
+    def _send(self, note: Note, *, again: bool) -> None:
         runs = self._runs
         match note:
             case Started():
                 if note.trial_id not in self.run_ids:
-                    self.run_ids[note.trial_id] = runs.create(note)
+                    # the answer may have been lost after the run was made
+                    made = runs.find(note) if again else None
+                    self.run_ids[note.trial_id] = made or runs.create(note)
                 runs.describe(self.run_ids[note.trial_id], note)
             case Progressed():
                 runs.progress(self.run_ids[note.trial_id], note)

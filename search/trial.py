@@ -77,14 +77,17 @@ def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
         reported = len(curve)
         tune.report({**news, "fit_seconds": time.perf_counter() - started, **more})
 
-    def at_rung(curve: Curve) -> None:
-        if len(curve) in job.rungs:
-            report(curve, **_score(curve))
-
     curve: Curve = []
+
+    def at_rung(so_far: Curve) -> None:
+        nonlocal curve
+        curve = so_far  # what a failure later on leaves of it
+        if len(so_far) in job.rungs:
+            report(so_far, **_score(so_far))
+
     try:
         trainable = trainables.get(job.trainable)
-        curve = trainable.train(config["params"], data.fetched(), job.settings, at_rung)
+        curve = list(trainable.train(config["params"], data.fetched(), job.settings, at_rung))
         outcome: dict[str, Any] = _score(curve)
         if not outcome:
             outcome = {"failure": f"no finite score in {len(curve)} rounds", "traceback": ""}
@@ -119,4 +122,5 @@ def _score(curve: Curve) -> dict[str, Any]:
 
 def _last_line(error: Exception) -> str:
     """Return the exception as Python would name it, on one line of at most 500 characters."""
-    return traceback.format_exception_only(error)[-1].strip().splitlines()[0][:500]
+    said = str(error).strip().splitlines()
+    return (f"{type(error).__name__}: {said[0]}" if said else type(error).__name__)[:500]

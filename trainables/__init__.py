@@ -28,8 +28,11 @@ def get(name: str) -> Trainable:
         raise LookupError(f"unknown trainable {name!r}: use one of {known}, or module:attribute")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise LookupError(f"trainable {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # a module from outside may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise LookupError(f"trainable {name!r} cannot be imported: {reason}") from error
+    if isinstance(found, type):
+        raise LookupError(f"trainable {name!r} is a class: name an object of it")
     missing = [part for part in _PARTS if not hasattr(found, part)]
     if missing:
         raise LookupError(

@@ -117,6 +117,8 @@ def bundled(data: Dataset) -> Form | None:
         return None
     if not all(_exclude_each_other(rows.features, ones) for rows in (data.train, data.valid)):
         return None
+    if not _all_have_one(features, ones):
+        return None  # their code would be one that a tree can split on
     types = ["c"] + ["float"] * len(dense)
 
     def rewrite(learner: dict[str, Any]) -> None:
@@ -159,6 +161,10 @@ def _exclude_each_other(features: Any, ones: int) -> bool:
     in_bundle = features.indices < ones
     per_row = np.bincount(_row_of_each(features)[in_bundle], minlength=features.shape[0])
     return bool(np.all(per_row <= 1) and np.all(features.data[in_bundle] == 1.0))
+
+
+def _all_have_one(features: Any, ones: int) -> bool:
+    return int(np.count_nonzero(features.indices < ones)) == int(features.shape[0])
 
 
 def _codes_and_rest(features: Any, ones: int) -> NDArray[np.float32]:

@@ -1,0 +1,41 @@
+"""When trials are judged."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+from search import engine
+from search.engine import rungs
+
+ROUNDS = [11, 16, 39, 40, 41, 159, 160, 161, 500, 639, 640, 641, 1000, 2560, 10_000]
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_rungs_ascend_below_the_cap(rounds: int) -> None:
+    """A trial is judged later and later, and never at its last round."""
+    found = rungs(rounds)
+    assert all(earlier < later for earlier, later in pairwise(found))
+    assert 0 < found[0] <= found[-1] < rounds
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 9, 10])
+def test_short_fits_are_not_judged(rounds: int) -> None:
+    """Where no trial outlasts the grace, none is stopped."""
+    assert rungs(rounds) == ()
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_scheduler_judges_at_the_rungs(rounds: int) -> None:
+    """Trials report at exactly the milestones that Ray's ASHA computes below the cap."""
+    scheduler = engine._scheduler(rungs(rounds), rounds)
+    assert isinstance(scheduler, ASHAScheduler)
+    milestones = [milestone for milestone, _ in scheduler._brackets[0]._rungs]
+    assert sorted(m for m in milestones if m < rounds) == list(rungs(rounds))
+
+
+def test_without_rungs_trials_run_in_turn() -> None:
+    """With nothing to judge by there is no halving."""
+    assert isinstance(engine._scheduler((), 1000), FIFOScheduler)

@@ -1,0 +1,195 @@
+"""What a trial reports from its worker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+import trainables
+from search import trial
+from search.trial import Job, Shared, run_trial
+from trainables.base import Curve, OnRound
+from trainables.dataset import Dataset, Rows
+
+RUNGS = (2, 5)
+FALLING = [9.0, 8.0, 7.0, 6.0, 5.0, 5.5, 5.25]
+
+
+@dataclass
+class Scripted:
+    """A trainable whose curve is written down beforehand; it may raise after its last round."""
+
+    curve: Curve
+    raises: BaseException | None = None
+    got: tuple[Any, ...] = ()
+
+    def train(self, params: Any, data: Any, settings: Any, on_round: OnRound) -> Curve:
+        self.got = (params, data, settings)
+        for rounds in range(1, len(self.curve or []) + 1):
+            on_round(self.curve[:rounds])
+        if self.raises is not None:
+            raise self.raises
+        return self.curve
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was reported to Tune, and a worker that has no data yet."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", made.append)
+    monkeypatch.setattr("ray.get", lambda reference: reference)
+    monkeypatch.setattr(trial, "_KEPT", {})
+    return made
+
+
+@pytest.fixture
+def run(
+    reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Scripted], list[dict[str, Any]]]:
+    def run(scripted: Scripted) -> list[dict[str, Any]]:
+        monkeypatch.setattr(trainables, "get", lambda _: scripted)
+        config = {"trial_id": "0001", "params": {"a": 1}}
+        run_trial(config, data=shared(), job=Job("scripted", {"seed": 3}, RUNGS))
+        return reports
+
+    return run
+
+
+Run = Callable[[Scripted], list[dict[str, Any]]]
+
+
+def rows() -> Dataset:
+    some = Rows(csr_matrix(np.ones((2, 1))), np.ones(2))
+    return Dataset(some, some, digest="d" * 32)
+
+
+def shared() -> Shared:
+    return Shared("d" * 32, rows())
+
+
+def test_reports_at_rungs_and_at_the_end_only(run: Run) -> None:
+    """The scheduler is asked at each rung; nothing is sent between."""
+    assert [report["round"] for report in run(Scripted(FALLING))] == [2, 5, 7]
+
+
+def test_curve_pieces_add_up(run: Run) -> None:
+    """Each round is reported once, in the piece it belongs to."""
+    whole: Curve = []
+    for report in run(Scripted(FALLING)):
+        assert report["curve_start"] == len(whole)
+        whole += report["curve"]
+    assert whole == FALLING
+
+
+def test_each_report_has_the_lowest_score_so_far(run: Run) -> None:
+    """A trial is judged by its best round, not by its last."""
+    found = [(report["rmse"], report["best_iteration"]) for report in run(Scripted(FALLING))]
+    assert found == [(8.0, 1), (5.0, 4), (5.0, 4)]
+
+
+def test_only_the_last_report_is_final(run: Run) -> None:
+    """The driver can tell the end from a rung."""
+    assert [report.get("final", False) for report in run(Scripted(FALLING))] == [False, False, True]
+
+
+def test_end_on_a_rung_is_reported_as_the_end(run: Run) -> None:
+    """A trial whose last round is a rung ends with an empty last piece."""
+    last = run(Scripted(FALLING[:5]))[-1]
+    assert (last["final"], last["curve"], last["rmse"]) == (True, [], 5.0)
+
+
+def test_fit_seconds_grow(run: Run) -> None:
+    """Each report says how long the fit has taken."""
+    seconds = [report["fit_seconds"] for report in run(Scripted(FALLING))]
+    assert 0.0 <= seconds[0] <= seconds[1] <= seconds[2] < 10.0
+
+
+def test_model_without_rounds_reports_once(run: Run) -> None:
+    """One score is one report."""
+    (only,) = run(Scripted([7.5]))
+    assert (only["curve"], only["rmse"], only["final"]) == ([7.5], 7.5, True)
+
+
+def test_trainable_gets_point_data_and_settings(run: Run) -> None:
+    """What is searched and what is set reach the fit apart from each other."""
+    scripted = Scripted(FALLING)
+    run(scripted)
+    params, data, settings = scripted.got
+    assert (params, data.digest, settings) == ({"a": 1}, "d" * 32, {"seed": 3})
+
+
+def test_worker_keeps_its_data(run: Run) -> None:
+    """A second trial finds what the first derived from the data."""
+    first, second = Scripted(FALLING), Scripted(FALLING)
+    run(first)
+    run(second)
+    assert first.got[1] is second.got[1]
+
+
+class TestFailure:
+    def test_keeps_the_curve_so_far(self, run: Run) -> None:
+        """The rounds since the last rung are reported with the failure."""
+        made = run(Scripted([9.0, 8.0, 7.0, 6.0], raises=ValueError("late")))
+        assert [score for report in made for score in report["curve"]] == [9.0, 8.0, 7.0, 6.0]
+        assert made[-1]["failure"] == "ValueError: late"
+
+    def test_names_the_error_not_its_notes(self, run: Run) -> None:
+        """What is added to an exception is for its traceback."""
+        error = ValueError("the reason")
+        error.add_note("")
+        assert run(Scripted([], raises=error))[-1]["failure"] == "ValueError: the reason"
+
+    def test_no_curve_at_all_is_one(self, run: Run) -> None:
+        """A trainable that returns nothing failed."""
+        made = run(Scripted(None))  # type: ignore[arg-type]
+        assert made[-1]["failure"].startswith("TypeError")
+
+    def test_is_reported_as_an_outcome(self, run: Run) -> None:
+        """What the trainable raises is told in its last report, with its traceback."""
+        last = run(Scripted(FALLING[:3], raises=ValueError("bad luck")))[-1]
+        assert last["failure"] == "ValueError: bad luck"
+        assert last["traceback"].startswith("Traceback")
+        assert (last["final"], "rmse" in last) == (True, False)
+
+    def test_is_one_short_line(self, run: Run) -> None:
+        """A failure of many lines is named by its first."""
+        last = run(Scripted([], raises=RuntimeError("first\nsecond " + "x" * 1000)))[-1]
+        assert last["failure"] == "RuntimeError: first"
+        assert "second" in last["traceback"]
+
+    def test_in_finding_the_trainable_is_an_outcome(
+        self, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A module that the worker cannot import fails the trial, not the worker."""
+        job = Job("no_such_module_of_ours:X", {}, RUNGS)
+        run_trial({"trial_id": "0001", "params": {}}, data=shared(), job=job)
+        assert "no_such_module_of_ours" in reports[-1]["failure"]
+
+    @pytest.mark.parametrize("curve", [[], [math.nan], [math.nan, math.inf], [math.inf] * 3])
+    def test_no_finite_score_is_one(self, run: Run, curve: Curve) -> None:
+        """NaN is not a score, and no score is a failure."""
+        last = run(Scripted(curve))[-1]
+        assert f"no finite score in {len(curve)} rounds" in last["failure"]
+        assert "rmse" not in last
+
+    def test_nan_among_scores_is_not_the_best(self, run: Run) -> None:
+        """The best round is the lowest that is a number."""
+        last = run(Scripted([math.nan, 3.0, math.nan]))[-1]
+        assert (last["rmse"], last["best_iteration"]) == (3.0, 1)
+
+    def test_rung_without_a_score_is_not_judged(self, run: Run) -> None:
+        """Until there is a number, the scheduler is given none."""
+        first = run(Scripted([math.nan, math.nan, 3.0]))[0]
+        assert (first["round"], "rmse" in first) == (2, False)
+
+    @pytest.mark.parametrize("end", [SystemExit(0), KeyboardInterrupt()])
+    def test_end_from_outside_passes_through(self, run: Run, end: BaseException) -> None:
+        """How Tune stops a trial is not taken for a failure of the trial's own."""
+        with pytest.raises(type(end)):
+            run(Scripted(FALLING[:1], raises=end))
