@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from search.errors import InputError, SearchError
+from search.errors import InputError, Interrupted, SearchError
 from search.trial import ROUND, SCORE, Job, Refitted, Shared, refit, run_trial
 from trainables.dataset import Dataset
 
@@ -162,14 +162,15 @@ def run_refit(
 ) -> Refitted:
     """Refit on a worker; its bytes come back through the object store.
 
-    :raises SearchError: the fit failed, or ``stop`` answered true.
+    :raises SearchError: the fit failed.
+    :raises Interrupted: ``stop`` answered true.
     """
     task = ray.remote(refit).options(num_cpus=cpus, max_retries=WORKER_DEATHS)
     made = task.remote(params, rounds, job, data, test_features)
     while not ray.wait([made], timeout=0.2)[0]:
         if stop():
             ray.cancel(made, force=True)
-            raise SearchError("the refit was ended before it was done")
+            raise Interrupted("interrupted: all trials are kept in MLflow, no refit was made")
     try:
         refitted: Refitted = ray.get(made)
     except ray.exceptions.RayError as error:

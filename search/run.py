@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,14 +30,15 @@ def main(argv: Sequence[str]) -> int:
 
 def _conducted(settings: Settings, folder: Path) -> int:
     # everything heavy is imported here, behind `--help` and behind what options can be wrong in
-    from search.progress import Teller
+    from search.progress import Clock, Teller
     from search.stopping import Stop
     from search.terminal import libraries_silenced
 
+    clock = Clock()
     with Stop() as stop, libraries_silenced(folder / "log.txt") as terminal:
         from search.conductor import conduct
 
-        report = conduct(settings, folder, Teller(terminal.story), stop)
+        report = conduct(settings, folder, Teller(terminal.story), stop, clock)
         if settings.json:
             print(report.json(), file=terminal.result, flush=True)
     return 0
@@ -43,7 +46,7 @@ def _conducted(settings: Settings, folder: Path) -> int:
 
 def _own_folder(settings: Settings) -> Path:
     """Make the search's own folder in the state folder, for this user only."""
-    folder = settings.state_dir / quote(settings.name, safe=" ")
+    folder = settings.state_dir / _file_name(settings.name)
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         settings.state_dir.chmod(0o700)
@@ -53,6 +56,13 @@ def _own_folder(settings: Settings) -> Path:
             f"--state-dir {settings.state_dir}: {error.strerror}; give a folder that can be written"
         ) from error
     return folder
+
+
+def _file_name(name: str) -> str:
+    """Return the name itself where it is a plain file name, else one that is no other's."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        return name
+    return f"{quote(name, safe='')[:80]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _told(error: SearchError) -> int:

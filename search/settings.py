@@ -15,6 +15,7 @@ from search.errors import InputError
 
 DEFAULT_TRAIN = ("green:2021-01",)
 DEFAULT_VALID = ("green:2021-02",)
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ def parse(argv: Sequence[str]) -> Settings:
         one, other = ("train", "valid") if given.train_data else ("valid", "train")
         raise InputError(
             f"--{one}-data without --{other}-data: give both, or neither for the two months of 2021"
+        )
+    if given.name is not None and not (
+        given.name.strip() and given.name.isprintable() and len(given.name) <= LONGEST_NAME
+    ):
+        raise InputError(
+            f"--name {given.name[:50]!r}: give 1 to {LONGEST_NAME} printable characters"
         )
     return Settings(
         name=given.name or _made_up_name(given.trainable),

@@ -6,10 +6,12 @@ run in module globals. No call is made before :meth:`Store.connect`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -19,7 +21,7 @@ from mlflow.entities import Dataset as LoggedDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from search.errors import InputError
+from search.errors import InputError, Interrupted
 
 CONNECT_TIMEOUT_S = 12.0
 CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
@@ -108,6 +110,23 @@ class Store:
         )
         return str(found[0].info.run_id) if found else None
 
+    @contextlib.contextmanager
+    def run(self, name: str, tags: Mapping[str, str], say: Callable[[str], None]) -> Iterator[str]:
+        """Create a run, yield its id, and end it with the status that it really had."""
+        run_id = self.create(name, tags, now_ms())
+        status = "FAILED"
+        try:
+            yield run_id
+            status = "FINISHED"
+        except (Interrupted, KeyboardInterrupt):
+            status = "KILLED"
+            raise
+        finally:
+            try:
+                self.end(run_id, status, now_ms())
+            except MlflowException as error:  # must not hide why the search leaves
+                say(f"run {run_id} could not be ended: {first_line(error)}")
+
     def create(self, name: str, tags: Mapping[str, str], at_ms: int) -> str:
         """Create a run; return its id."""
         run = self._client.create_run(self.experiment_id, at_ms, dict(tags), name)
@@ -161,6 +180,11 @@ def without_credentials(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def now_ms() -> int:
+    """Return the time as MLflow counts it: milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 def first_line(error: Exception) -> str:

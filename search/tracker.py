@@ -18,7 +18,7 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from search.errors import SearchError
 from search.searcher import Proposal
-from search.store import ROLE, STATUS, TRIAL_ID, Data, Score, Store
+from search.store import ROLE, STATUS, TRIAL_ID, Data, Score, Store, now_ms
 from search.trial import SCORE
 
 CURVE = "validation-rmse"
@@ -111,7 +111,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         if proposal.trial_id not in self._params:
             self._params[proposal.trial_id] = proposal.params
             self._rounds[proposal.trial_id] = 0
-            self._note(Started(proposal.trial_id, proposal.params, _now_ms()))
+            self._note(Started(proposal.trial_id, proposal.params, now_ms()))
         self._running[proposal.trial_id] = {}
 
     def log_trial_result(self, iteration: int, trial: Any, result: Mapping[str, Any]) -> None:
@@ -122,7 +122,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         fresh = tuple(result["curve"][max(0, known - start) :])
         if fresh:
             self._rounds[trial_id] = known + len(fresh)
-            self._note(Progressed(trial_id, known, fresh, _now_ms()))
+            self._note(Progressed(trial_id, known, fresh, now_ms()))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """Note the outcome. Tune calls it failed only when the worker died, again and again."""
@@ -162,7 +162,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         )
         self._note(
             Ended(
-                *(trial_id, status, _now_ms(), metrics),
+                *(trial_id, status, now_ms(), metrics),
                 failure=str(report.get("failure", "")),
                 traceback=str(report.get("traceback", "")),
             )
@@ -283,7 +283,3 @@ class Writer:
             code = error.get_http_status_code()  # type: ignore[no-untyped-call]
         refused = 400 <= code < 500 and code not in (408, 429)
         return late or refused
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -59,6 +59,21 @@ class Prepared:
     test: Trips | None
     test_rows: Rows | None
 
+    @property
+    def by_role(self) -> dict[str, Trips]:
+        """The trips of each role there is: train, valid and, where given, test."""
+        roles = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {role: trips for role, trips in roles.items() if trips is not None}
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many rows were left out of all files, by reason."""
+        total: dict[str, int] = {}
+        for trips in self.by_role.values():
+            for reason, count in trips.dropped.items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
 
 def read(paths: Sequence[Path]) -> Trips:
     """Read parquet or CSV files as one role, rows in the order of the files."""

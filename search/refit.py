@@ -1,0 +1,110 @@
+"""The final job: the best configuration fitted again, logged, compared, registered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from search import engine, models
+from search.facts import Facts
+from search.plan import Plan
+from search.progress import Teller
+from search.registry import Registered, Registry
+from search.stopping import Stop
+from search.store import ROLE, Score, Store, now_ms
+from search.tracker import Outcome
+from search.trial import Refitted, Shared
+from search.trips import Prepared
+from trainables.base import rmse
+
+SAME_RMSE = 1e-4  # minutes; a refit on the same rows, seed and rounds is the trial again
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A refit in MLflow, and its version in the registry."""
+
+    run_id: str
+    rmse: float  # on the validation rows
+    test_rmse: float | None
+    registered: Registered
+
+
+@dataclass(frozen=True)
+class RefitJob:
+    """What the refit of one search needs; :meth:`run` is the whole of it."""
+
+    plan: Plan
+    facts: Facts
+    prepared: Prepared
+    shared: Shared
+    store: Store
+    parent_run_id: str
+    tell: Teller
+    stop: Stop
+
+    def run(self, best: Outcome) -> Refit:
+        """Refit the best trial on a worker, log it, register it.
+
+        :raises SearchError: the fit failed, or what was logged is not what was fitted.
+        """
+        assert best.best_iteration is not None, "a trial with a score has its best round"
+        rounds = best.best_iteration + 1
+        counted = {"rounds": rounds} if self.plan.rounds else {}
+        parent = {"mlflow.parentRunId": self.parent_run_id, ROLE: "refit"}
+        name = f"{self.plan.settings.name}-refit"
+        with self.store.run(name, parent, self.tell.say) as run_id:
+            self.store.describe(
+                run_id,
+                {**best.params, **self.facts.params, **counted},
+                {**self.facts.tags, "search.best_trial_id": best.trial_id},
+                self.facts.data,
+            )
+            refitted = self._fitted(best, rounds)
+            score = rmse(refitted.valid, self.prepared.valid.minutes)
+            self._compare(score, best)
+            test_score = self._test_score(refitted)
+            logged = models.log(self.store, run_id, self.plan.trainable, refitted, self.prepared)
+            registered = self._registered(logged.raw_trips_uri, run_id, score)
+            scores = [Score("rmse", score, now_ms())]
+            if test_score is not None:
+                scores.append(Score("test-rmse", test_score, now_ms()))
+            version = {"search.version": registered.version}
+            self.store.score(run_id, scores, {**version, "search.alias": registered.standing.alias})
+        return Refit(run_id, score, test_score, registered)
+
+    def _fitted(self, best: Outcome, rounds: int) -> Refitted:
+        test = self.prepared.test_rows
+        with self.stop.gently():
+            return engine.run_refit(
+                params=dict(best.params),
+                rounds=rounds,
+                job=self.plan.job,
+                data=self.shared,
+                test_features=None if test is None else test.features,
+                cpus=self.plan.settings.cpus_per_trial,
+                stop=lambda: self.stop.interrupted,
+            )
+
+    def _compare(self, score: float, best: Outcome) -> None:
+        assert best.rmse is not None, "only a trial with a score is the best"
+        if abs(score - best.rmse) > SAME_RMSE:
+            self.tell.say(
+                f"note: the refit has RMSE {score:.4f}, its trial had {best.rmse:.4f}; "
+                "the trainable does not give the same model twice"
+            )
+
+    def _test_score(self, refitted: Refitted) -> float | None:
+        rows = self.prepared.test_rows
+        if rows is None or refitted.test is None:
+            return None
+        return rmse(refitted.test, np.asarray(rows.target))
+
+    def _registered(self, model_uri: str, run_id: str, score: float) -> Registered:
+        return Registry(self.store.uri, self.plan.settings.registered_model).register(
+            *(model_uri, run_id, score),
+            *(self.prepared.valid.frame, self.prepared.valid.minutes),
+            made_up_data=self.facts.origin == "sample",
+            tags={"search": self.plan.settings.name, "data.digest": self.facts.data.digest},
+        )
