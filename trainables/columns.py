@@ -31,7 +31,7 @@ from trainables.base import Params, Settings
 from trainables.dataset import Dataset, Rows
 
 # Where both forms apply, pruning wins once it leaves fewer columns than this.
-FEW_COLUMNS = 2_000
+FEW_COLUMNS = 3_000
 
 # Columns beside the bundle are held dense, so there may be only so many.
 MOST_DENSE = 64
@@ -68,7 +68,7 @@ def cheapest(params: Params, data: Dataset, settings: Settings) -> Form:
     method = settings["tree_method"]
     if method == "approx" or not set(params) <= KEEP_THE_MODEL:
         return plain(data)
-    kept = _splittable(data, float(params.get("min_child_weight", 1.0)))
+    kept = splittable(data, float(params.get("min_child_weight", 1.0)))
     if not len(kept):
         return plain(data)
     if method == "hist" and len(kept) > FEW_COLUMNS:
@@ -76,6 +76,15 @@ def cheapest(params: Params, data: Dataset, settings: Settings) -> Form:
         if bundle is not None:
             return bundle
     return pruned(data, kept)
+
+
+def splittable(data: Dataset, min_child_weight: float) -> NDArray[np.int64]:
+    """Return the columns, ascending, that a split may use under this least weight."""
+    features = data.train.features
+    values = data.derived(
+        "values per column", lambda: np.bincount(features.indices, minlength=features.shape[1])
+    )
+    return np.flatnonzero(values >= min_child_weight)
 
 
 def plain(data: Dataset) -> Form:
@@ -135,14 +144,6 @@ def bundled(data: Dataset) -> Form | None:
         {"max_cat_to_onehot": ones + 2, "max_cached_hist_node": 256},
         rewrite,
     )
-
-
-def _splittable(data: Dataset, min_child_weight: float) -> NDArray[np.int64]:
-    features = data.train.features
-    values = data.derived(
-        "values per column", lambda: np.bincount(features.indices, minlength=features.shape[1])
-    )
-    return np.flatnonzero(values >= min_child_weight)
 
 
 def _matrix(rows: Rows, types: list[str] | None = None) -> xgboost.DMatrix:
