@@ -51,6 +51,7 @@ def conduct(settings: Settings, folder: Path, tell: Teller, stop: Stop, clock: C
         tell.say(f"warning: the git commit of the code is unknown; set {variable} to it")
     store = _store(settings)
     with _refusals_of_the_server(), engine.cluster(settings.address, folder):
+        stop.listen()
         slots = engine.slots(settings.cpus_per_trial, settings.max_concurrent, plan.wanted)
         shared = engine.share(prepared.dataset)
         start_up_s = clock.lap()

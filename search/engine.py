@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ WORKER_DEATHS = 2
 # rung, the best in REDUCTION go on.
 REDUCTION = 4
 LEAST_GRACE = 10  # rounds before anything is judged
+
+PROBE_TIMEOUT_S = 5.0  # for a cluster's port to open
 
 # Unix sockets end at 107 bytes, and Ray's names below its folder need 64 of them.
 LONGEST_RAY_FOLDER = 43
@@ -78,8 +81,9 @@ def cluster(address: str, state_dir: Path) -> Iterator[None]:
             ray.init("local", include_dashboard=False, _temp_dir=short, **shared)
         else:
             try:
+                _probe(address)
                 ray.init(address, **shared)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise InputError(
                     f"--address {address}: no Ray cluster answers ({reason[:200]}); start one with "
@@ -178,6 +182,16 @@ def run_refit(
         reason = (str(cause).strip().splitlines() or [""])[0]
         raise SearchError(f"the refit failed: {type(cause).__name__}: {reason[:300]}") from error
     return refitted
+
+
+def _probe(address: str) -> None:
+    """See that something listens at HOST:PORT: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise ValueError("write auto, local or HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
 
 
 def _scheduler(milestones: Sequence[int], rounds: int) -> Any:

@@ -48,9 +48,10 @@ def _own_folder(settings: Settings) -> Path:
     """Make the search's own folder in the state folder, for this user only."""
     folder = settings.state_dir / _file_name(settings.name)
     try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-        settings.state_dir.chmod(0o700)
-        folder.mkdir(exist_ok=True)
+        # A folder that is there already keeps its mode: it may be more than ours.
+        settings.state_dir.parent.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"--state-dir {settings.state_dir}: {error.strerror}; give a folder that can be written"

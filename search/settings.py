@@ -62,6 +62,10 @@ def parse(argv: Sequence[str]) -> Settings:
         raise InputError(
             f"--name {given.name[:50]!r}: give 1 to {LONGEST_NAME} printable characters"
         )
+    if not given.registered_model.strip() or set(given.registered_model) & set("/:"):
+        raise InputError(
+            f"--registered-model {given.registered_model!r}: a name without / and : is wanted"
+        )
     return Settings(
         name=given.name or _made_up_name(given.trainable),
         num_samples=given.num_samples,

@@ -48,6 +48,8 @@ class Space:
 
     def point(self, labels: Mapping[str, Any]) -> Point:
         """Return the point that a value for each active label stands for."""
+        if not self.expressions:
+            return {}  # which hyperopt cannot evaluate
         point: Point = _plain(space_eval(dict(self.expressions), dict(labels)))
         return point
 

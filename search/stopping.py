@@ -26,8 +26,14 @@ class Stop:
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
-        self._former = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        self._former = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
         return self
+
+    def listen(self) -> None:
+        """Take the signals; again after a library took them for itself, as `ray.init` does."""
+        for number in SIGNALS:
+            signal.signal(number, self._heard)
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._former.items():

@@ -93,13 +93,17 @@ class Store:
 
     def has_search(self, name: str) -> bool:
         """Tell whether a search of this name was started in the experiment."""
-        quoted = name.replace("'", "\\'")
-        found = self._client.search_runs(
-            [self.experiment_id],
-            f"tags.`{ROLE}` = 'search' and attributes.run_name = '{quoted}'",
-            max_results=1,
-        )
-        return bool(found)
+        # Compared here: a name with a quote in it cannot be written in MLflow's filters.
+        page = None
+        while page is None or page.token:
+            page = self._client.search_runs(
+                [self.experiment_id],
+                f"tags.`{ROLE}` = 'search'",
+                page_token=page.token if page else None,
+            )
+            if any(run.info.run_name == name for run in page):
+                return True
+        return False
 
     def find_trial(self, parent_run_id: str, trial_id: str) -> str | None:
         """Return the run of a trial, if there is one."""

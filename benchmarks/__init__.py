@@ -1,0 +1,1 @@
+"""What the README and the decisions claim, measured: each a command that writes JSON."""
