@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.progress import duration
+from search.server import without_credentials
 from search.settings import Settings
-from search.store import without_credentials
 from search.tracker import Outcome
 
 STATUSES = ("finished", "stopped", "failed", "interrupted")

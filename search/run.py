@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from search import server
 from search.errors import InputError, Interrupted, SearchError
 from search.settings import Settings, parse
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _conducted(settings: Settings, folder: Path) -> int:
+    server.check(settings.tracking_uri)
     # everything heavy is imported here, behind `--help` and behind what options can be wrong in
     from search.progress import Clock, Teller
     from search.stopping import Stop

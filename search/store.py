@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as LoggedDataset
@@ -22,6 +21,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from search.errors import InputError, Interrupted
+from search.server import unusable
 
 CONNECT_TIMEOUT_S = 12.0
 CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
@@ -178,14 +178,6 @@ class Store:
         self._client.set_terminated(run_id, status, at_ms)
 
 
-def without_credentials(uri: str) -> str:
-    """Return the URI as it may be shown and logged."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def now_ms() -> int:
     """Return the time as MLflow counts it: milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
@@ -234,10 +226,7 @@ def _within(seconds: float, ask: Any, uri: str) -> str:
     if failures and isinstance(failures[0], InputError):
         raise failures[0]
     reason = first_line(failures[0]) if failures else f"no answer within {seconds:.0f} s"
-    raise InputError(
-        f"tracking server {without_credentials(uri)} cannot be used: "
-        f"{reason}; is it running, and is --tracking-uri right?"
-    )
+    raise unusable(uri, reason)
 
 
 def _param(value: Any) -> str:

@@ -115,8 +115,7 @@ CASES = (
     heavy("points-no-json", f"{GOOD} --initial-points {{folder}}/text.parquet", "text.parquet"),
     heavy(
         "server-absent",
-        "--train-data {folder}/train.csv {folder}/nan.csv --valid-data {folder}/valid.parquet "
-        "--tracking-uri http://127.0.0.1:{closed}",
+        f"{GOOD} --tracking-uri http://127.0.0.1:{{closed}}",
         "{closed}",
     ),
     Case(
@@ -138,7 +137,8 @@ CASES = (
     Case("name-with-a-quote-taken", f'{GOOD} --name "{QUOTED}"', (QUOTED, "--name"), runs=2),
     heavy(
         "more-cpus-than-there-are",
-        f"{GOOD} --cpus-per-trial 10000 --num-samples 1",
+        "--train-data {folder}/train.csv {folder}/nan.csv --valid-data {folder}/valid.parquet "
+        "--cpus-per-trial 10000 --num-samples 1",
         *("--cpus-per-trial", "10000"),
     ),
     heavy(
@@ -318,7 +318,7 @@ def test_a_hanging_server_is_told_within_15_seconds(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["server-absent"])
+@pytest.mark.parametrize("name", ["more-cpus-than-there-are"])
 def test_trips_without_distance_are_dropped_and_counted(
     name: str, outcomes: Mapping[str, Ended]
 ) -> None:

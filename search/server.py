@@ -1,0 +1,53 @@
+"""Is there a tracking server at all? Asked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit, urlunsplit
+
+from search.errors import InputError
+
+ANSWER_TIMEOUT_S = 6.0
+
+
+def check(tracking_uri: str) -> None:
+    """See that something answers HTTP at the URI; what it answers is the store's to judge.
+
+    :raises InputError: nothing does, in time.
+    """
+    if not tracking_uri.lower().startswith(("http://", "https://")):
+        return
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    shown = without_credentials(tracking_uri)
+    try:
+        with urllib.request.urlopen(shown.rstrip("/") + "/health", timeout=ANSWER_TIMEOUT_S):
+            return
+    except urllib.error.HTTPError:
+        return  # a refusal is an answer
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return  # there is a server; MLflow has settings of its own for certificates
+        said = f"no answer within {ANSWER_TIMEOUT_S:.0f} s" if _timed_out(reason) else str(reason)
+        raise unusable(tracking_uri, said) from error
+
+
+def unusable(tracking_uri: str, reason: str) -> InputError:
+    """Return the error that a server or store cannot be used."""
+    shown = without_credentials(tracking_uri)
+    hint = "is it running, and is --tracking-uri right?"
+    return InputError(f"tracking server {shown} cannot be used: {reason}; {hint}")
+
+
+def without_credentials(uri: str) -> str:
+    """Return the URI as it may be shown and logged."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _timed_out(reason: object) -> bool:
+    return isinstance(reason, TimeoutError)
