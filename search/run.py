@@ -12,10 +12,12 @@ from urllib.parse import quote
 from search import server
 from search.errors import InputError, Interrupted, SearchError
 from search.settings import Settings, parse
+from search.terminal import libraries_silenced, open_streams
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one search; return the exit code (INTERFACE: 0, 1, 2 or 130)."""
+    open_streams()
     try:
         settings = parse(argv)
         folder = _own_folder(settings)
@@ -34,7 +36,6 @@ def _conducted(settings: Settings, folder: Path) -> int:
     # everything heavy is imported here, behind `--help` and behind what options can be wrong in
     from search.progress import Clock, Teller
     from search.stopping import Stop
-    from search.terminal import libraries_silenced
 
     clock = Clock()
     with Stop() as stop, libraries_silenced(folder / "log.txt") as terminal:
@@ -43,6 +44,11 @@ def _conducted(settings: Settings, folder: Path) -> int:
         report = conduct(settings, folder, Teller(terminal.story), stop, clock)
         if settings.json:
             print(report.json(), file=terminal.result, flush=True)
+            if terminal.result.lost is not None:
+                raise SearchError(
+                    f"stdout did not take the report: {terminal.result.lost.strerror}; "
+                    f"search {settings.name!r} is done, and all of it is in MLflow"
+                )
     return 0
 
 

@@ -197,7 +197,7 @@ def _experiment_id(uri: str, name: str) -> str:
         except MlflowException as error:
             # two searches may start at once: the other one made it
             if (found := client.get_experiment_by_name(name)) is None:
-                raise InputError(f"--experiment-name {name}: {first_line(error)}") from error
+                raise InputError(f"--experiment-name {name!r}: {first_line(error)}") from error
     if found.lifecycle_stage != "active":
         raise InputError(
             f"experiment {name!r} was deleted: restore it with "

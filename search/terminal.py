@@ -7,16 +7,60 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+
+
+class Stream(TextIOWrapper):
+    """A text stream that goes on, silent, when nobody reads it any more or its disk is full.
+
+    A search of hours does not end because its viewer did.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Write to ``descriptor``, line by line, and own it."""
+        raw = FileIO(descriptor, "w")
+        super().__init__(
+            BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True
+        )
+        self.lost: OSError | None = None  # why it is silent
+
+    def write(self, text: str, /) -> int:
+        """Write ``text``, or drop it."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Send on what is buffered, or drop it."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = error
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self.fileno())  # takes what is still buffered, too
+        os.close(nothing)
 
 
 @dataclass(frozen=True)
 class Terminal:
     """The user's own stdout (results) and stderr (the story)."""
 
-    result: TextIO
-    story: TextIO
+    result: Stream
+    story: Stream
+
+
+def open_streams() -> None:
+    """Send to nowhere what the caller closed: else the next file opened would be "stdout"."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # open() takes the lowest descriptor that is free, and this is it
+            setattr(sys, name, open(os.devnull, "w" if descriptor else "r"))  # noqa: SIM115
 
 
 @contextlib.contextmanager
@@ -30,8 +74,7 @@ def libraries_silenced(log: Path) -> Iterator[Terminal]:
     sys.stderr.flush()
     with contextlib.ExitStack() as stack:
         kept = [os.dup(1), os.dup(2)]
-        result = stack.enter_context(os.fdopen(kept[0], "w", buffering=1))
-        story = stack.enter_context(os.fdopen(kept[1], "w", buffering=1))
+        result, story = (stack.enter_context(Stream(descriptor)) for descriptor in kept)
         sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
