@@ -5,9 +5,10 @@ Why each part differs from Ray's: docs/decisions/0002-searcher.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,15 @@ class Proposal:
         return {"trial_id": self.trial_id, "params": self.params}
 
 
+@dataclass(frozen=True)
+class Past:
+    """A trial that ended before this searcher was made."""
+
+    params: Point
+    score: float | None  # nothing: it failed
+    number: int | None = None  # in this search, from 1; nothing: it was another search's
+
+
 def trial_id(number: int) -> str:
     """Return the id of a search's ``number``-th trial, from 1."""
     return f"{number:04d}"
@@ -45,30 +55,52 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
     - A trial that failed, or whose score is NaN, counts as the worst score seen.
     - The random phase ends after :data:`RANDOM_POINTS` *finished* trials; running ones
       enter the model as bad, so that slots do not crowd one spot.
-    - The same history and seed give the same suggestions, whatever ran before.
+    - The same history and seed give the same suggestions, whatever ran before, and whether it
+      ran in this process or is told as ``past``.
     """
 
-    def __init__(self, space: Space, *, seed: int, score: str, first: Iterable[Point] = ()) -> None:
-        """Search ``space``, trying the points ``first`` (checked against it) before any other."""
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int,
+        score: str,
+        first: Sequence[Point] = (),
+        past: Iterable[Past] = (),
+        again: Iterable[Proposal] = (),
+    ) -> None:
+        """Search ``space``, with the points ``first`` as its trials 1, 2, ...
+
+        ``past`` is what is known already; ``again`` are trials of this search that were in
+        flight: they are proposed before any other, under the ids they have.
+
+        :raises InputError: a point does not lie in the space.
+        """
         super().__init__(metric=score, mode="min", random_state_seed=seed)
         self._ours = space
         self._seed = seed
         self._space = space.root
         self._hpopt_trials = Trials()
-        self._first = deque(space.labels_of(point) for point in first)
+        self._first = [space.labels_of(point) for point in first]
+        self._again = deque((int(each.trial_id), space.labels_of(each.params)) for each in again)
         self._number_of: dict[str, int] = {}  # Tune's trial id -> ours
+        self._documents: dict[int, dict[str, Any]] = {}  # number -> hyperopt's document
         self._failed: set[int] = set()
         self.domain = Domain(lambda point: point, space.root)
+        self._remember(list(past))
+        taken = {*self._documents, *(number for number, _ in self._again)}
+        self._free = (number for number in itertools.count(1) if number not in taken)
 
     def suggest(self, trial_id_of_tune: str) -> dict[str, Any] | None:
         """Return the next :class:`Proposal`, as Tune's config."""
-        number = len(self._hpopt_trials.trials) + 1
+        number, labels = self._again.popleft() if self._again else (next(self._free), None)
         self._number_of[trial_id_of_tune] = number
-        if self._first:
-            labels = self._first.popleft()
-            self._insert(self._document(number, labels))
-        else:
+        if labels is None and number <= len(self._first):
+            labels = self._first[number - 1]
+        if labels is None:
             labels = self._drawn(number)
+        else:
+            self._insert(number, self._document(number, labels))
         return Proposal(trial_id(number), self._ours.point(labels)).config()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -81,18 +113,31 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         if (number := self._number_of.get(trial_id)) is None:
             return
         score = math.nan if error or not result else result.get(self.metric, math.nan)
-        document = self._hpopt_trials.trials[number - 1]
+        self._end(number, score)
+        self._hpopt_trials.refresh()
+
+    def _remember(self, past: Sequence[Past]) -> None:
+        """Take over what ended before: other searches' trials first, then ours in their order."""
+        others = [each for each in past if each.number is None]
+        ours = sorted((each.number, each) for each in past if each.number is not None)
+        # numbered 0, -1, ... so that no number of ours is taken
+        for number, each in [*zip(range(1 - len(others), 1), others, strict=True), *ours]:
+            self._insert(number, self._document(number, self._ours.labels_of(each.params)))
+            self._end(number, math.nan if each.score is None else each.score)
+        self._hpopt_trials.refresh()
+
+    def _end(self, number: int, score: float) -> None:
+        document = self._documents[number]
         document["state"] = JOB_STATE_DONE
         if math.isfinite(score):
             document["result"] = {"loss": float(score), "status": STATUS_OK}
         else:
             self._failed.add(number)
-        self._hpopt_trials.refresh()
 
     def _drawn(self, number: int) -> dict[str, Any]:
         """Draw a point, by TPE once enough trials have finished, else at random."""
         self._count_failures_as_worst()
-        finished = sum(t["state"] == JOB_STATE_DONE for t in self._hpopt_trials.trials)
+        finished = sum(t["state"] == JOB_STATE_DONE for t in self._documents.values())
         # A seed for each suggestion, not a running generator: a search that goes on
         # elsewhere draws what this one would have drawn.
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0] >> 1)
@@ -102,16 +147,15 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
             documents = tpe.suggest(
                 *([number], self.domain, self._hpopt_trials, seed), n_startup_jobs=0, verbose=False
             )
-        self._insert(documents[0])
+        self._insert(number, documents[0])
         return {label: drawn[0] for label, drawn in documents[0]["misc"]["vals"].items() if drawn}
 
     def _count_failures_as_worst(self) -> None:
-        trials = self._hpopt_trials.trials
-        scores = [t["result"]["loss"] for n, t in enumerate(trials, 1) if self._scored(n, t)]
+        scores = [t["result"]["loss"] for n, t in self._documents.items() if self._scored(n, t)]
+        # Without any score yet, all failures are alike: any number will do.
+        worst = max(scores, default=0.0)
         for number in self._failed:
-            # Without any score yet, all failures are alike: any number will do.
-            worst = max(scores, default=0.0)
-            trials[number - 1]["result"] = {"loss": worst, "status": STATUS_OK}
+            self._documents[number]["result"] = {"loss": worst, "status": STATUS_OK}
 
     def _scored(self, number: int, document: dict[str, Any]) -> bool:
         return document["state"] == JOB_STATE_DONE and number not in self._failed
@@ -129,7 +173,8 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         (document,) = self._hpopt_trials.new_trial_docs([number], [None], [result], [misc])
         return document
 
-    def _insert(self, document: dict[str, Any]) -> None:
+    def _insert(self, number: int, document: dict[str, Any]) -> None:
         document["state"] = JOB_STATE_NEW
         self._hpopt_trials.insert_trial_doc(document)
         self._hpopt_trials.refresh()
+        self._documents[number] = self._hpopt_trials.trials[-1]

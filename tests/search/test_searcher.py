@@ -12,7 +12,8 @@ from hyperopt import hp
 from hyperopt import tpe as hyperopts_tpe
 from hyperopt.pyll.stochastic import sample
 
-from search.searcher import RANDOM_POINTS, TPESearch
+from search.errors import InputError
+from search.searcher import RANDOM_POINTS, Past, Proposal, TPESearch
 from search.space import Point, Space, fixed
 from trainables.base import Setting
 
@@ -198,6 +199,92 @@ class TestFailures:
         failed.on_trial_complete("a", {SCORE: -5.0}, error=True)
         other.on_trial_complete("a", None, error=True)
         assert run(failed, bowl, 25) == run(other, bowl, 25)
+
+
+class TestHistory:
+    """What ended elsewhere is told; the search goes on as if it had seen it."""
+
+    @staticmethod
+    def past(points: list[Point], score: Score) -> list[Past]:
+        scores = [score(point) for point in points]
+        return [
+            Past(point, None if math.isinf(found) else found, number)
+            for number, (point, found) in enumerate(zip(points, scores, strict=True), 1)
+        ]
+
+    @staticmethod
+    def failing(point: Mapping[str, Any]) -> float:
+        return math.inf if point["x"] < 0.2 else bowl(point)
+
+    @pytest.mark.parametrize("known", [1, 7, RANDOM_POINTS, 28])
+    def test_goes_on_as_the_undisturbed_search(self, known: int) -> None:
+        """One trial at a time, the rest of the search is the same wherever it was cut."""
+        whole = run(search(toy()), self.failing, 32)
+        past = self.past(whole[:known], self.failing)
+        resumed = TPESearch(toy(), seed=42, score=SCORE, past=reversed(past))
+        assert run(resumed, self.failing, 32 - known) == whole[known:]
+
+    def test_of_a_conditional_space(self) -> None:
+        """Branches that were not taken are no obstacle."""
+
+        def score(point: Mapping[str, Any]) -> float:
+            return float(point["model"].get("x", 0.5))
+
+        whole = run(search(conditional()), score, 26)
+        resumed = TPESearch(conditional(), seed=42, score=SCORE, past=self.past(whole[:22], score))
+        assert run(resumed, score, 4) == whole[22:]
+
+    def test_numbers_go_on_where_they_ended(self) -> None:
+        """No id is given twice, and one that was lost is given again."""
+        past = [Past({"x": 0.5, "y": 0.5}, 1.0, number) for number in (1, 2, 4)]
+        tpe = TPESearch(toy(), seed=42, score=SCORE, past=past)
+        configs = [tpe.suggest(name) for name in "abc"]
+        assert [config and config["trial_id"] for config in configs] == ["0003", "0005", "0006"]
+
+    def test_trials_in_flight_run_again_first_and_as_they_were(self) -> None:
+        """They keep id and point, and their ends are learnt from as any other's."""
+        again = [Proposal("0002", {"x": 0.25, "y": 0.75}), Proposal("0005", {"x": 0.5, "y": 0.5})]
+        past = [Past({"x": 0.5, "y": 0.5}, 1.0, number) for number in (1, 3, 4)]
+        tpe = TPESearch(toy(), seed=42, score=SCORE, past=past, again=again)
+        configs = [tpe.suggest(name) for name in "abc"]
+        assert configs[:2] == [each.config() for each in again]
+        assert configs[2] is not None
+        assert configs[2]["trial_id"] == "0006"
+        tpe.on_trial_complete("a", {SCORE: 0.5})
+
+    def test_initial_points_that_were_tried_are_not_tried_again(self) -> None:
+        """The first points are the search's first trials, whenever those run."""
+        first: list[Point] = [{"x": 0.1, "y": 0.1}, {"x": 0.2, "y": 0.2}, {"x": 0.3, "y": 0.3}]
+        past = [Past(first[0], 1.0, 1), Past(first[1], None, 2)]
+        tpe = TPESearch(toy(), seed=42, score=SCORE, first=first, past=past)
+        assert suggested(tpe, "a") == first[2]
+        assert suggested(tpe, "b") not in first
+
+    def test_of_other_searches_ends_the_random_phase_and_takes_no_id(self) -> None:
+        """A warm start is TPE's from its first trial, and that is 0001."""
+        points = run(search(toy(), seed=7), bowl, 60)
+        others = [Past(point, bowl(point)) for point in points]
+        tpe = TPESearch(toy(), seed=42, score=SCORE, past=others)
+        config = tpe.suggest("a")
+        assert config is not None
+        assert config["trial_id"] == "0001"
+        assert config["params"] != suggested(search(toy()), "a")
+
+    def test_of_other_searches_helps(self) -> None:
+        """Ten trials after a warm start beat the first ten of a cold one, over six seeds."""
+        points = run(search(toy(), seed=7), bowl, 60)
+        others = [Past(point, bowl(point)) for point in points]
+        warm, cold = [], []
+        for seed in range(6):
+            tpe = TPESearch(toy(), seed=seed, score=SCORE, past=others)
+            warm.append(min(map(bowl, run(tpe, bowl, 10))))
+            cold.append(min(map(bowl, run(search(toy(), seed), bowl, 10))))
+        assert np.mean(warm) < np.mean(cold) / 2
+
+    def test_outside_the_space_is_refused(self) -> None:
+        """What another space drew says nothing of this one."""
+        with pytest.raises(InputError, match="x"):
+            TPESearch(toy(), seed=42, score=SCORE, past=[Past({"x": 5.0, "y": 0.5}, 1.0)])
 
 
 def test_beats_random_search() -> None:
