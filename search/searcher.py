@@ -86,14 +86,14 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         self._number_of: dict[str, int] = {}  # Tune's trial id -> ours
         self._documents: dict[int, dict[str, Any]] = {}  # number -> hyperopt's document
         self._failed: set[int] = set()
+        self._lowest = 1  # no lower number is free
         self.domain = Domain(lambda point: point, space.root)
         self._remember(list(past))
-        taken = {*self._documents, *(number for number, _ in self._again)}
-        self._free = (number for number in itertools.count(1) if number not in taken)
+        self._taken = {*self._documents, *(number for number, _ in self._again)}
 
     def suggest(self, trial_id_of_tune: str) -> dict[str, Any] | None:
         """Return the next :class:`Proposal`, as Tune's config."""
-        number, labels = self._again.popleft() if self._again else (next(self._free), None)
+        number, labels = self._again.popleft() if self._again else (self._free_number(), None)
         self._number_of[trial_id_of_tune] = number
         if labels is None and number <= len(self._first):
             labels = self._first[number - 1]
@@ -115,6 +115,12 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         score = math.nan if error or not result else result.get(self.metric, math.nan)
         self._end(number, score)
         self._hpopt_trials.refresh()
+
+    def _free_number(self) -> int:
+        """Take the lowest number that no trial has."""
+        number = next(each for each in itertools.count(self._lowest) if each not in self._taken)
+        self._lowest = number + 1
+        return number
 
     def _remember(self, past: Sequence[Past]) -> None:
         """Take over what ended before: other searches' trials first, then ours in their order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,12 @@ class TestHistory:
         assert configs[2] is not None
         assert configs[2]["trial_id"] == "0006"
         tpe.on_trial_complete("a", {SCORE: 0.5})
+
+    def test_tune_can_save_it(self, tmp_path: Path) -> None:
+        """Tune pickles its searcher whether anybody wants that or not."""
+        tpe = search(toy())
+        run(tpe, bowl, 2)
+        tpe.save(str(tmp_path / "searcher"))
 
     def test_initial_points_that_were_tried_are_not_tried_again(self) -> None:
         """The first points are the search's first trials, whenever those run."""
