@@ -121,6 +121,10 @@ def _trials(
     searcher, only = None, None
     if plan.space.labels:
         searcher = TPESearch(plan.space, seed=settings.seed, score=SCORE, first=plan.first)
+        if surplus := len(plan.first[plan.wanted :]):
+            tell.say(
+                f"note: {surplus} of {len(plan.first)} initial points come after the last trial"
+            )
     else:
         only = Proposal(trial_id(1), plan.space.point({})).config()
         tell.say(f"{settings.trainable}: nothing left to search, one trial is run")

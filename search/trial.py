@@ -83,7 +83,10 @@ def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
         nonlocal curve
         curve = so_far  # what a failure later on leaves of it
         if len(so_far) in job.rungs:
-            report(so_far, **_score(so_far))
+            try:
+                report(so_far, **_score(so_far))
+            except SystemExit as end:
+                raise _EndedByTune from end
 
     try:
         trainable = trainables.get(job.trainable)
@@ -91,7 +94,9 @@ def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
         outcome: dict[str, Any] = _score(curve)
         if not outcome:
             outcome = {"failure": f"no finite score in {len(curve)} rounds", "traceback": ""}
-    except Exception as error:  # noqa: BLE001 - the trainable may be anyone's; what it raises is an outcome
+    except _EndedByTune:
+        raise SystemExit(0) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the trainable may be anyone's; what it raises is an outcome
         outcome = {"failure": _last_line(error), "traceback": traceback.format_exc()}
     report(curve, **outcome, final=True)
 
@@ -111,6 +116,10 @@ def refit(
     )
 
 
+class _EndedByTune(BaseException):
+    """Tune ends a trial by SystemExit out of its report; a trainable that exits is a failure."""
+
+
 def _score(curve: Curve) -> dict[str, Any]:
     """Return the lowest score so far and its round; nothing while no score is a number."""
     numbers = [score if math.isfinite(score) else math.inf for score in curve]
@@ -120,7 +129,7 @@ def _score(curve: Curve) -> dict[str, Any]:
     return {SCORE: numbers[best], "best_iteration": best}
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     """Return the exception as Python would name it, on one line of at most 500 characters."""
     said = str(error).strip().splitlines()
     return (f"{type(error).__name__}: {said[0]}" if said else type(error).__name__)[:500]

@@ -188,8 +188,23 @@ class TestFailure:
         first = run(Scripted([math.nan, math.nan, 3.0]))[0]
         assert (first["round"], "rmse" in first) == (2, False)
 
-    @pytest.mark.parametrize("end", [SystemExit(0), KeyboardInterrupt()])
-    def test_end_from_outside_passes_through(self, run: Run, end: BaseException) -> None:
-        """How Tune stops a trial is not taken for a failure of the trial's own."""
-        with pytest.raises(type(end)):
-            run(Scripted(FALLING[:1], raises=end))
+    def test_end_by_tune_passes_through(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """How Tune stops a trial, out of its report, is no failure of the trial's own."""
+
+        def stopped(_: dict[str, Any]) -> None:
+            raise SystemExit(0)
+
+        monkeypatch.setattr("ray.tune.report", stopped)
+        with pytest.raises(SystemExit):
+            run(Scripted(FALLING))
+
+    def test_interrupt_passes_through(self, run: Run) -> None:
+        """Who interrupts a worker wants it to end."""
+        with pytest.raises(KeyboardInterrupt):
+            run(Scripted(FALLING[:1], raises=KeyboardInterrupt()))
+
+    @pytest.mark.parametrize("code", [0, 3, "no licence"])
+    def test_trainable_that_exits_failed(self, run: Run, code: int | str) -> None:
+        """A model that calls `sys.exit` ends its trial, not its worker."""
+        last = run(Scripted(FALLING[:1], raises=SystemExit(code)))[-1]
+        assert (last["failure"], last["final"]) == (f"SystemExit: {code}", True)
