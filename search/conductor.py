@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mlflow.exceptions import MlflowException
-
-from search import engine, months, provenance, trips
-from search.errors import InputError, Interrupted, SearchError
+from search import engine, months, provenance, resume, trips
+from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.facts import Facts, facts
+from search.journal import Journal
+from search.ledger import Ledger, LoggedRefit, LoggedSearch
+from search.notes import Outcome, best, hopeless
+from search.parent import driven, see_name_is_free
 from search.plan import Plan, planned
 from search.progress import Clock, State, Teller
-from search.refit import Refit, RefitJob
+from search.refit import RefitJob
 from search.report import Report, counted, end_lines, nothing_finished_line, trials_line
-from search.searcher import Proposal, TPESearch, trial_id
-from search.settings import Settings
+from search.resume import Before
+from search.searcher import Past, Proposal, TPESearch, trial_id
+from search.settings import Settings, resumed
 from search.stopping import Stop
-from search.store import ROLE, Score, Store, first_line, now_ms
-from search.tracker import Outcome, TrialRuns, TrialTracker, Writer
+from search.store import SUPERSEDED, Score, Store, now_ms, within
+from search.tracker import TrialTracker
 from search.trial import SCORE, Shared
 from search.trips import Prepared
+from search.writer import TrialRuns, Writer
+
+READ_BACK_S = 15.0  # for the tracking server's first answers
 
 
-def conduct(settings: Settings, folder: Path, tell: Teller, stop: Stop, clock: Clock) -> Report:
+def conduct(asked: Settings, folder: Path, tell: Teller, stop: Stop, clock: Clock) -> Report:
     """Run the whole search. ``folder`` is its own, and is left with its log only.
 
     ``clock`` was started when the command was, so that imports count.
@@ -37,7 +42,8 @@ def conduct(settings: Settings, folder: Path, tell: Teller, stop: Stop, clock: C
     :raises SearchError: no trial finished, the refit failed, or the server stayed away.
     :raises Interrupted: the user ended it.
     """
-    plan = planned(settings)
+    plan, store, search = _begun(asked)
+    settings = plan.settings
     located = months.locate(
         *(settings.train_data, settings.valid_data, settings.test_data),
         *(settings.data_dir, tell),
@@ -45,179 +51,280 @@ def conduct(settings: Settings, folder: Path, tell: Teller, stop: Stop, clock: C
     prepared = trips.prepare(located.train, located.valid, located.test)
     for line in _rows_lines(prepared):
         tell.say(line)
-    said = facts(plan, prepared, located.origin)
+    said = facts(plan, prepared, located.origin, search.params if search else {})
     if not said.commit_is_known:
         variable = provenance.COMMIT_VARIABLE
         tell.say(f"warning: the git commit of the code is unknown; set {variable} to it")
-    store = _store(settings)
-    with _refusals_of_the_server(), engine.cluster(settings.address, folder):
+    done, told = _known(store, plan, search, said, tell)
+    patient = store.patient(tell.say)
+    if search is not None and search.status == "FINISHED" and _is_whole(done, plan):
+        tell.say(f"search {settings.name!r} is complete: nothing is left to do")
+        return _report(plan, prepared, said, store, search.run_id, done, clock, {}, tell)
+    with engine.cluster(settings.address, folder):
         stop.listen()
         slots = engine.slots(settings.cpus_per_trial, settings.max_concurrent, plan.wanted)
         shared = engine.share(prepared.dataset)
-        start_up_s = clock.lap()
-        tags = {**said.tags, **provenance.machine(), ROLE: "search"}
-        with store.run(settings.name, tags, tell.say) as parent_run_id:
-            store.describe(parent_run_id, {**said.params, **plan.options()}, data=said.data)
-            installed = provenance.requirements()
-            store.write_text(parent_run_id, installed, "environment/requirements.txt")
+        seconds = {"start_up": clock.lap()}
+        with driven(patient, plan, said, search, stop) as (parent_run_id, journal):
             runs = TrialRuns(
                 *(store, settings.name, parent_run_id), *(said.params, said.tags, said.data)
             )
-            done = _trials(plan, runs, shared, slots, folder, tell, stop)
-            search_s = clock.lap()
-            best = _best_or_error(done, settings, stop)
-            refit = RefitJob(*(plan, said, prepared, shared, store, parent_run_id, tell, stop)).run(
-                best
-            )
-            found = {"search.best_trial_id": best.trial_id}
-            store.score(parent_run_id, [Score("rmse", best.rmse or 0.0, now_ms())], found)
-            refit_s = clock.lap()
-    seconds = {"start_up": start_up_s, "search": search_s, "refit": refit_s, "total": clock.total}
-    report = Report(
-        search=settings.name,
-        experiment_id=store.experiment_id,
-        parent_run_id=parent_run_id,
-        data=_data(prepared, said),
-        trials=counted(done.outcomes),
-        best=_best(best, done.run_ids),
-        refit=_refit(refit, settings),
-        seconds={part: round(s, 3) for part, s in seconds.items()},
+            if search is not None:
+                done = _caught_up(runs, journal, search, tell, stop)
+            trials = Trials(plan, runs, journal, shared, slots, folder, tell, stop)
+            done = trials.run(done, told)
+            seconds["search"] = clock.lap()
+            chosen = _best_or_error(done, stop)
+            if done.refit is None or done.refit.best_trial_id != chosen.trial_id:
+                job = RefitJob(plan, said, prepared, shared, patient, parent_run_id, tell, stop)
+                done = dataclasses.replace(done, refit=_refitted(job, chosen, done, patient))
+            found = {"search.best_trial_id": chosen.trial_id}
+            patient.score(parent_run_id, [Score("rmse", chosen.rmse or 0.0, now_ms())], found)
+            seconds["refit"] = clock.lap()
+    return _report(plan, prepared, said, store, parent_run_id, done, clock, seconds, tell)
+
+
+def _begun(asked: Settings) -> tuple[Plan, Store, LoggedSearch | None]:
+    """Check all that can be checked without the data."""
+    if not asked.resume:
+        plan = planned(asked)  # before the store: a new one takes seconds to make
+        store = Store.connect(asked.tracking_uri, asked.experiment_name)
+        within(READ_BACK_S, lambda: see_name_is_free(store, asked), asked.tracking_uri)
+        return plan, store, None
+    store = Store.connect(asked.tracking_uri, asked.experiment_name, create=False)
+    search = within(READ_BACK_S, lambda: resume.found(store, asked.name), asked.tracking_uri)
+    return planned(resumed(asked, search.options or {})), store, search
+
+
+def _known(
+    store: Store, plan: Plan, search: LoggedSearch | None, said: Facts, tell: Teller
+) -> tuple[Before, list[Past]]:
+    """Read what this search has done before, and what other searches have to tell."""
+    started_ms = search.started_ms if search else None
+    told = resume.warm(store, plan.settings, plan.space, started_ms, tell.say)
+    if search is None:
+        return Before(), told
+    resume.see_the_same(search, plan, said.data.digest)
+    resume.see_nobody_drives(store, search, tell.say)
+    done = resume.before(store, search)
+    ended, wanted = len(done.ended), plan.settings.num_samples
+    if ended > plan.wanted:
+        raise InputError(
+            f"--num-samples {wanted}: {ended} trials of the search {search.name!r} have ended; "
+            f"give {ended} or more"
+        )
+    tell.say(f"going on with {search.name!r}: {ended} of {plan.wanted} trials have ended")
+    return done, told
+
+
+def _is_whole(done: Before, plan: Plan) -> bool:
+    chosen = best(done.ended)
+    return (
+        len(done.ended) == plan.wanted
+        and done.refit is not None
+        and chosen is not None
+        and done.refit.best_trial_id == chosen.trial_id
     )
-    for line in end_lines(report, settings, refit.registered.standing.reason):
-        tell.say(line)
-    return report
+
+
+def _caught_up(
+    runs: TrialRuns, journal: Journal, search: LoggedSearch, tell: Teller, stop: Stop
+) -> Before:
+    """Send what an earlier start could not, then read what the search has done."""
+    if journal.damaged:
+        tell.say(f"warning: {journal.damaged} lines of the journal are damaged and left out")
+    over = {t.outcome.trial_id for t in Ledger(runs.store).trials(search) if t.is_over}
+    for number, note in list(journal.waiting.items()):
+        if note.trial_id in over:  # also when another machine has gone on with it meanwhile
+            journal.cross_off(number)
+    if journal.waiting:
+        tell.say(f"sending {len(journal.waiting)} notes that an earlier start could not send")
+        with Writer(runs, journal, say=tell.say, hurried=lambda: stop.interrupted):
+            pass
+    return resume.before(runs.store, search)
 
 
 @dataclass(frozen=True)
-class _Trials:
-    """What became of the trials, and their runs."""
+class Trials:
+    """What the trials of one search need; :meth:`run` is the whole of it."""
 
-    outcomes: Sequence[Outcome]
-    best: Outcome | None
-    run_ids: Mapping[str, str]  # trial id -> run id
+    plan: Plan
+    runs: TrialRuns
+    journal: Journal
+    shared: Shared
+    slots: engine.Slots
+    folder: Path
+    tell: Teller
+    stop: Stop
 
+    def run(self, done: Before, told: Sequence[Past]) -> Before:
+        """Run the trials that are left; leave every one of them ended in MLflow.
 
-def _store(settings: Settings) -> Store:
-    store = Store.connect(settings.tracking_uri, settings.experiment_name)
-    if store.has_search(settings.name):
-        raise InputError(
-            f"--name {settings.name}: the experiment {settings.experiment_name!r} has a search of "
-            "this name; take another, or leave --name out for one made up"
+        :raises SearchError: the server did not take all of it, or going on is pointless.
+        """
+        left = self.plan.wanted - len(done.ended)
+        if not left:
+            return done
+        say, stop = self.tell.say, self.stop
+        writer = Writer(
+            *(self.runs, self.journal),
+            known=done.run_ids,
+            say=say,
+            fail=stop.fail,
+            hurried=lambda: stop.hurried,
+            abandoned=lambda: isinstance(stop.failure, TakenOver),
         )
-    return store
+        tracker = TrialTracker(
+            writer.put,
+            has_rounds=self.plan.rounds is not None,
+            rungs=self.plan.job.rungs,
+            before=done.ended,
+            rounds=done.rounds,
+        )
+        stop.after(self.plan.settings.time_budget_s)
+        with self.tell.watch(_watched(tracker, writer, self.plan.wanted)), stop.gently(), writer:
+            try:
+                self._run(done, told, left, tracker)
+            finally:
+                if not isinstance(stop.failure, TakenOver):
+                    tracker.interrupt()
+                shutil.rmtree(self.folder / "tune", ignore_errors=True)
+        say(trials_line(tracker.outcomes, out_of_time=stop.out_of_time))
+        return dataclasses.replace(done, ended=tracker.outcomes, run_ids=writer.run_ids)
 
-
-def _trials(
-    plan: Plan,
-    runs: TrialRuns,
-    shared: Shared,
-    slots: engine.Slots,
-    folder: Path,
-    tell: Teller,
-    stop: Stop,
-) -> _Trials:
-    """Run all trials; leave every one of them ended in MLflow."""
-    settings = plan.settings
-    searcher, only = None, None
-    if plan.space.labels:
-        searcher = TPESearch(plan.space, seed=settings.seed, score=SCORE, first=plan.first)
-        if surplus := len(plan.first[plan.wanted :]):
-            tell.say(
-                f"note: {surplus} of {len(plan.first)} initial points come after the last trial"
+    def _run(self, done: Before, told: Sequence[Past], left: int, tracker: TrialTracker) -> None:
+        plan = self.plan
+        searcher, only = None, None
+        if plan.space.labels:
+            searcher = TPESearch(
+                plan.space,
+                seed=plan.settings.seed,
+                score=SCORE,
+                first=plan.first,
+                past=[*told, *done.past],
+                again=done.in_flight[:left],
             )
-    else:
-        only = Proposal(trial_id(1), plan.space.point({})).config()
-        tell.say(f"{settings.trainable}: nothing left to search, one trial is run")
-    with Writer(runs) as writer:
-        tracker = TrialTracker(writer.put, has_rounds=plan.rounds is not None)
-        state = _watched(tracker, plan.wanted)
-        stop.after(settings.time_budget_s)
-        try:
-            with tell.watch(state), stop.gently():
-                engine.run_trials(
-                    data=shared,
-                    job=plan.job,
-                    rounds=plan.rounds or 1,
-                    searcher=searcher,
-                    only=only,
-                    wanted=plan.wanted,
-                    slots=slots,
-                    callbacks=[tracker],
-                    stop=stop,
-                    folder=folder,
+            if surplus := len(plan.first[plan.wanted :]):
+                self.tell.say(
+                    f"note: {surplus} of {len(plan.first)} initial points come after the last trial"
                 )
-        finally:
-            tracker.interrupt()
-            shutil.rmtree(folder / "tune", ignore_errors=True)
-    tell.say(trials_line(tracker.outcomes, out_of_time=stop.out_of_time))
-    return _Trials(tracker.outcomes, tracker.best, writer.run_ids)
+        else:
+            only = Proposal(trial_id(1), plan.space.point({})).config()
+            self.tell.say(f"{plan.settings.trainable}: nothing left to search, one trial is run")
+        engine.run_trials(
+            data=self.shared,
+            job=plan.job,
+            rounds=plan.rounds or 1,
+            searcher=searcher,
+            only=only,
+            wanted=left,
+            slots=self.slots,
+            callbacks=[tracker],
+            stop=lambda: self._must_end(tracker),
+            folder=self.folder,
+            rungs_before=done.rungs,
+        )
+
+    def _must_end(self, tracker: TrialTracker) -> bool:
+        if not self.stop() and (reason := hopeless(tracker.fresh)):
+            self.stop.fail(
+                SearchError(
+                    f"the first {len(tracker.fresh)} trials all failed the same way: {reason!r}; "
+                    "the traceback is an artifact of each one's run"
+                )
+            )
+        return self.stop()
 
 
-def _watched(tracker: TrialTracker, wanted: int) -> Any:
-    started = time.monotonic()
+def _watched(tracker: TrialTracker, writer: Writer, wanted: int) -> Callable[[], State]:
+    started, ended_before = time.monotonic(), len(tracker.outcomes)
 
     def state() -> State:
-        ended, best = tracker.outcomes, tracker.best
+        ended, leader = tracker.outcomes, tracker.best
         return State(
             done=len(ended),
             wanted=wanted,
             running=tracker.running,
             failed=sum(outcome.status == "failed" for outcome in ended),
-            best=best.rmse if best else None,
+            best=leader.rmse if leader else None,
             elapsed_s=time.monotonic() - started,
+            ended_before=ended_before,
+            waiting=writer.waiting,
+            obstacle=writer.obstacle,
         )
 
     return state
 
 
-def _best_or_error(done: _Trials, settings: Settings, stop: Stop) -> Outcome:
+def _best_or_error(done: Before, stop: Stop) -> Outcome:
+    if stop.failure is not None:
+        raise stop.failure
     if stop.interrupted:
-        raise Interrupted(
-            f"interrupted: the ended trials of search {settings.name!r} are kept in MLflow, "
-            "no refit was made"
-        )
-    if done.best is None:
-        raise SearchError(nothing_finished_line(done.outcomes))
-    return done.best
+        raise Interrupted("interrupted: the ended trials are kept in MLflow, no refit was made")
+    if (chosen := best(done.ended)) is None:
+        raise SearchError(nothing_finished_line(done.ended))
+    return chosen
 
 
-def _data(prepared: Prepared, said: Facts) -> dict[str, Any]:
-    return {
-        "origin": said.origin,
-        "train_rows": len(prepared.train.minutes),
-        "valid_rows": len(prepared.valid.minutes),
-        "dropped": prepared.dropped,
-        "digest": said.data.digest,
-    }
+def _refitted(job: RefitJob, chosen: Outcome, done: Before, store: Store) -> LoggedRefit:
+    """Refit; then mark the refits that this one takes the place of."""
+    refit = job.run(chosen)
+    for run_id, status in done.broken_refits:
+        if status == "RUNNING":
+            store.end(run_id, "FAILED", now_ms())
+    former = [run_id for run_id, _ in done.broken_refits]
+    former += [done.refit.run_id] if done.refit else []
+    for run_id in former:
+        store.describe(run_id, tags={SUPERSEDED: refit.run_id})
+    return refit
 
 
-def _best(best: Outcome, run_ids: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "trial_id": best.trial_id,
-        "run_id": run_ids[best.trial_id],
-        "rmse": best.rmse,
-        "params": dict(best.params),
-    }
-
-
-def _refit(refit: Refit, settings: Settings) -> dict[str, Any]:
-    return {
-        "run_id": refit.run_id,
-        "model_uri": refit.registered.uri(settings.registered_model),
-        "version": refit.registered.version,
-        "alias": refit.registered.standing.alias,
-        "rmse": refit.rmse,
-        "test_rmse": refit.test_rmse,
-    }
-
-
-@contextlib.contextmanager
-def _refusals_of_the_server() -> Iterator[None]:
-    """Turn what MLflow raises, once the search has begun, into a failure of the search."""
-    try:
-        yield
-    except MlflowException as error:
-        raise SearchError(f"the tracking server refused: {first_line(error)}") from error
+def _report(
+    plan: Plan,
+    prepared: Prepared,
+    said: Facts,
+    store: Store,
+    parent_run_id: str,
+    done: Before,
+    clock: Clock,
+    seconds: dict[str, float],
+    tell: Teller,
+) -> Report:
+    chosen, refit = best(done.ended), done.refit
+    assert chosen is not None, "a search without a best trial has ended before"
+    assert refit is not None, "the best trial was refitted"
+    parts = {"start_up": 0.0, "search": 0.0, "refit": 0.0, **seconds, "total": clock.total}
+    report = Report(
+        search=plan.settings.name,
+        experiment_id=store.experiment_id,
+        parent_run_id=parent_run_id,
+        data={
+            "origin": said.origin,
+            "train_rows": len(prepared.train.minutes),
+            "valid_rows": len(prepared.valid.minutes),
+            "dropped": prepared.dropped,
+            "digest": said.data.digest,
+        },
+        trials=counted(done.ended),
+        best={
+            "trial_id": chosen.trial_id,
+            "run_id": done.run_ids[chosen.trial_id],
+            "rmse": chosen.rmse,
+            "params": dict(chosen.params),
+        },
+        refit={
+            "run_id": refit.run_id,
+            "model_uri": f"models:/{plan.settings.registered_model}/{refit.version}",
+            "version": refit.version,
+            "alias": refit.alias,
+            "rmse": refit.rmse,
+            "test_rmse": refit.test_rmse,
+        },
+        seconds={part: round(s, 3) for part, s in parts.items()},
+    )
+    for line in end_lines(report, plan.settings, refit.reason):
+        tell.say(line)
+    return report
 
 
 def _rows_lines(prepared: Prepared) -> Iterator[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -76,7 +76,6 @@ def cluster(address: str, state_dir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if address == "local":
             session = state_dir / "ray"
-            stack.callback(shutil.rmtree, session, ignore_errors=True)
             short = stack.enter_context(_short_folder(session))
             ray.init("local", include_dashboard=False, _temp_dir=short, **shared)
         else:
@@ -126,11 +125,12 @@ def run_trials(
     callbacks: Sequence[Any],
     stop: Callable[[], bool],
     folder: Path,
+    rungs_before: Mapping[str, Mapping[int, float]],
 ) -> None:
     """Run ``wanted`` trials; end them all as soon as ``stop`` answers true.
 
     With no ``searcher`` there is one trial, of the config ``only``. What became of the trials
-    is told to ``callbacks``.
+    is told to ``callbacks``. ``rungs_before``: the scores of earlier trials, by trial and round.
     """
     from ray import tune
 
@@ -141,7 +141,7 @@ def run_trials(
         num_samples=wanted,
         max_concurrent_trials=slots.at_once if searcher is not None else None,
         resources_per_trial={"cpu": slots.cpus_each},
-        scheduler=_scheduler(job.rungs, rounds),
+        scheduler=_scheduler(job.rungs, rounds, rungs_before),
         # a process per trial costs seconds of imports each; these keep theirs
         reuse_actors=True,
         max_failures=WORKER_DEATHS,
@@ -171,10 +171,11 @@ def run_refit(
     """
     task = ray.remote(refit).options(num_cpus=cpus, max_retries=WORKER_DEATHS)
     made = task.remote(params, rounds, job, data, test_features)
-    while not ray.wait([made], timeout=0.2)[0]:
-        if stop():
-            ray.cancel(made, force=True)
-            raise Interrupted("interrupted: all trials are kept in MLflow, no refit was made")
+    while not ray.wait([made], timeout=0.2)[0] and not stop():
+        pass
+    if stop():
+        ray.cancel(made, force=True)
+        raise Interrupted("interrupted: all trials are kept in MLflow, no refit was made")
     try:
         refitted: Refitted = ray.get(made)
     except ray.exceptions.RayError as error:
@@ -194,12 +195,14 @@ def _probe(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
 
 
-def _scheduler(milestones: Sequence[int], rounds: int) -> Any:
+def _scheduler(
+    milestones: Sequence[int], rounds: int, before: Mapping[str, Mapping[int, float]]
+) -> Any:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     if not milestones:
         return FIFOScheduler()
-    return ASHAScheduler(
+    scheduler = ASHAScheduler(
         time_attr=ROUND,
         metric=SCORE,
         mode="min",
@@ -208,6 +211,15 @@ def _scheduler(milestones: Sequence[int], rounds: int) -> Any:
         reduction_factor=REDUCTION,
         stop_last_trials=False,  # a trial that reached the last round is finished, not stopped
     )
+    # Ray has no public way to tell ASHA of earlier trials. Rewards are negated scores, each
+    # trial's told from its first rung on.
+    (bracket,) = scheduler._brackets
+    for trial_id, scores in before.items():
+        for milestone in sorted(scores):
+            bracket.on_result(
+                SimpleNamespace(trial_id=f"before-{trial_id}"), milestone, -scores[milestone]
+            )
+    return scheduler
 
 
 def _until(stop: Callable[[], bool]) -> Any:
@@ -221,6 +233,10 @@ def _until(stop: Callable[[], bool]) -> Any:
 
         def stop_all(self) -> bool:
             return stop()
+
+        def __reduce__(self) -> tuple[type[str], tuple[()]]:
+            # Tune keeps a copy for its own restore, which nobody uses
+            return str, ()
 
     return Until()
 

@@ -22,6 +22,10 @@ class SearchError(Exception):
         super().__init__(" ".join(message.splitlines()))
 
 
+class TakenOver(SearchError):
+    """Another driver goes on with the search; its runs are no longer ours to write."""
+
+
 class InputError(SearchError):
     """An option, a file, a point or a server that cannot be used, found before the first trial."""
 

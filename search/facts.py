@@ -31,14 +31,18 @@ class Facts:
         return self.tags[COMMIT] != provenance.UNKNOWN
 
 
-def facts(plan: Plan, prepared: Prepared, origin: str) -> Facts:
-    """Return what all runs of the search will say."""
+def facts(plan: Plan, prepared: Prepared, origin: str, before: Mapping[str, str]) -> Facts:
+    """Return what all runs of the search will say.
+
+    ``before``: the params of a search that goes on. Params cannot change, and its data is the
+    same by its digest, whatever it is called today.
+    """
     return Facts(
         origin=origin,
         params={
-            "train-data-path": prepared.train.path,
-            "valid-data-path": prepared.valid.path,
-            "preprocessing": PREPROCESSING,
+            "train-data-path": before.get("train-data-path", prepared.train.path),
+            "valid-data-path": before.get("valid-data-path", prepared.valid.path),
+            "preprocessing": before.get("preprocessing", PREPROCESSING),
         },
         tags={
             "developer": plan.settings.developer,

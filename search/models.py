@@ -20,7 +20,7 @@ import numpy as np
 from search import raw_trips
 from search.errors import SearchError
 from search.score import Scoring
-from search.store import Store
+from search.store import Store, client_retries
 from search.trial import Refitted
 from search.trips import Prepared
 from trainables.base import Trainable
@@ -101,7 +101,7 @@ def _run(store: Store, run_id: str) -> Iterator[None]:
     """Have MLflow's model functions log to this run: they know the fluent API's run only."""
     mlflow.set_tracking_uri(store.uri)
     mlflow.set_registry_uri(store.uri)
-    with mlflow.start_run(run_id=run_id):
+    with client_retries(), mlflow.start_run(run_id=run_id):
         yield
 
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from search import sample, trips
 from search.errors import InputError
 from search.progress import Teller
+from search.server import without_credentials
 from search.trips import Trips
 
 Origin = Literal["files", "tlc", "sample"]
@@ -169,10 +170,14 @@ def _url_file(url: str) -> str:
     except ValueError as error:
         raise InputError(f"not a URL: {error}; name one as https://host/trips.parquet") from error
     if parts.scheme not in ("http", "https"):
-        raise InputError(f"{_shown(url)}: cannot read {parts.scheme}://; use http, https or a file")
+        raise InputError(
+            f"{without_credentials(url)}: cannot read {parts.scheme}://; use http, https or a file"
+        )
     name = PurePosixPath(urllib.parse.unquote(parts.path)).name
     if not host or not re.fullmatch(r"[\w][\w.=+-]{0,150}", name):
-        raise InputError(f"{_shown(url)}: names no file; name one as https://host/trips.parquet")
+        raise InputError(
+            f"{without_credentials(url)}: names no file; name one as https://host/trips.parquet"
+        )
     # Two addresses may end in the same name.
     mark = hashlib.sha256(url.encode()).hexdigest()[:8]
     stem, dot, suffix = name.partition(".")
@@ -201,7 +206,7 @@ def _download(url: str, target: Path, tell: Teller, timeout_s: float) -> None:
         try:
             with (
                 aside.open("xb") as file,
-                tell.downloading(_shown(url), target.name, length) as advance,
+                tell.downloading(without_credentials(url), target.name, length) as advance,
             ):
                 for block in _blocks(answer, url, target, timeout_s):
                     file.write(block)
@@ -251,7 +256,7 @@ def _network(url: str, target: Path, timeout_s: float) -> Iterator[None]:
 
 def _out_of_reach(url: str, target: Path, reason: str) -> _OutOfReachError:
     return _OutOfReachError(
-        f"{_shown(url)}: cannot be downloaded: {' '.join(reason.split())}; "
+        f"{without_credentials(url)}: cannot be downloaded: {' '.join(reason.split())}; "
         f"check the address and the network, or put the file at {target}"
     )
 
@@ -273,11 +278,3 @@ def _check_whole(aside: Path, length: int | None, url: str, target: Path) -> Non
             tail = file.read(4)
         if head != b"PAR1" or tail != b"PAR1":
             raise _out_of_reach(url, target, f"the {size} bytes that came are no parquet file")
-
-
-def _shown(url: str) -> str:
-    """Return the URL without what may be secret: a user's password, a signed query."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    query = "..." if parts.query else ""
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, query, ""))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import trainables
@@ -56,8 +55,13 @@ def planned(settings: Settings) -> Plan:
         trainable = trainables.get(settings.trainable)
     except LookupError as error:
         raise InputError(f"--trainable: {error.args[0]}") from error
+    if find_spec(f"mlflow.{trainable.flavor}") is None:
+        raise InputError(
+            f"--trainable {settings.trainable}: MLflow has no flavor {trainable.flavor!r}; "
+            "name one as in mlflow.sklearn"
+        )
     space, values = fixed(trainable.search_space, trainable.settings, settings.overrides)
-    first = _points(settings.initial_points, space)
+    first = _checked(settings.initial_points, space)
     values |= {"seed": settings.seed, "threads": settings.cpus_per_trial}
     rounds = trainable.rounds(values)
     milestones = engine.rungs(rounds or 1) if settings.scheduler == "asha" else ()
@@ -66,20 +70,10 @@ def planned(settings: Settings) -> Plan:
     )
 
 
-def _points(file: Path | None, space: Space) -> list[Point]:
-    if file is None:
-        return []
-    try:
-        points = json.loads(file.read_text())
-    except OSError as error:
-        raise InputError(f"--initial-points {file}: {error.strerror}; give a JSON file") from error
-    except ValueError as error:
-        raise InputError(f"--initial-points {file}: no JSON ({error})") from error
-    if not isinstance(points, list):
-        raise InputError(f"--initial-points {file}: a list of points wanted, found {points!r:.80}")
+def _checked(points: Sequence[Any], space: Space) -> Sequence[Point]:
     for number, point in enumerate(points, 1):
         try:
             space.labels_of(point)
         except InputError as error:
-            raise InputError(f"--initial-points {file}: point {number}: {error}") from error
+            raise InputError(f"--initial-points: point {number}: {error}") from error
     return points

@@ -28,6 +28,9 @@ class State:
     failed: int
     best: float | None
     elapsed_s: float
+    ended_before: int = 0  # of those done, in an earlier start
+    waiting: int = 0  # notes that the tracking server has not taken
+    obstacle: str = ""  # why
 
     def line(self) -> str:
         """Return the state as one line of words."""
@@ -36,8 +39,11 @@ class State:
             parts.append(f"{self.failed} failed")
         if self.best is not None:
             parts.append(f"best RMSE {self.best:.4f}")
-        if 0 < self.done < self.wanted:
-            left_s = self.elapsed_s / self.done * (self.wanted - self.done)
+        if self.obstacle:
+            parts.append(f"{self.waiting} notes wait for the tracking server ({self.obstacle})")
+        fresh = self.done - self.ended_before
+        if fresh > 0 and self.done < self.wanted:
+            left_s = self.elapsed_s / fresh * (self.wanted - self.done)
             parts.append(f"about {duration(left_s)} left")
         return ", ".join(parts)
 

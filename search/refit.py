@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from mlflow.exceptions import MlflowException
 
 from search import engine, models
+from search.errors import SearchError
 from search.facts import Facts
+from search.ledger import LoggedRefit
+from search.notes import Outcome
 from search.plan import Plan
 from search.progress import Teller
 from search.registry import Registered, Registry
 from search.stopping import Stop
-from search.store import ROLE, Score, Store, now_ms
-from search.tracker import Outcome
+from search.store import PARENT, ROLE, Score, Store, first_line, now_ms
 from search.trial import Refitted, Shared
 from search.trips import Prepared
 from trainables.base import rmse
 
 SAME_RMSE = 1e-4  # minutes; a refit on the same rows, seed and rounds is the trial again
-
-
-@dataclass(frozen=True)
-class Refit:
-    """A refit in MLflow, and its version in the registry."""
-
-    run_id: str
-    rmse: float  # on the validation rows
-    test_rmse: float | None
-    registered: Registered
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class RefitJob:
     tell: Teller
     stop: Stop
 
-    def run(self, best: Outcome) -> Refit:
+    def run(self, best: Outcome) -> LoggedRefit:
         """Refit the best trial on a worker, log it, register it.
 
         :raises SearchError: the fit failed, or what was logged is not what was fitted.
@@ -52,27 +47,46 @@ class RefitJob:
         assert best.best_iteration is not None, "a trial with a score has its best round"
         rounds = best.best_iteration + 1
         counted = {"rounds": rounds} if self.plan.rounds else {}
-        parent = {"mlflow.parentRunId": self.parent_run_id, ROLE: "refit"}
+        parent = {PARENT: self.parent_run_id, ROLE: "refit"}
         name = f"{self.plan.settings.name}-refit"
-        with self.store.run(name, parent, self.tell.say) as run_id:
-            self.store.describe(
-                run_id,
-                {**best.params, **self.facts.params, **counted},
-                {**self.facts.tags, "search.best_trial_id": best.trial_id},
-                self.facts.data,
-            )
-            refitted = self._fitted(best, rounds)
-            score = rmse(refitted.valid, self.prepared.valid.minutes)
-            self._compare(score, best)
-            test_score = self._test_score(refitted)
-            logged = models.log(self.store, run_id, self.plan.trainable, refitted, self.prepared)
-            registered = self._registered(logged.raw_trips_uri, run_id, score)
-            scores = [Score("rmse", score, now_ms())]
-            if test_score is not None:
-                scores.append(Score("test-rmse", test_score, now_ms()))
-            version = {"search.version": registered.version}
-            self.store.score(run_id, scores, {**version, "search.alias": registered.standing.alias})
-        return Refit(run_id, score, test_score, registered)
+        with self.stop.unbroken():
+            run_id = self.store.create(name, {**self.facts.tags, **parent}, now_ms())
+        with self.store.closing(run_id, self.stop.unbroken):
+            try:
+                return self._refit(best, rounds, run_id, {**best.params, **counted})
+            except (SearchError, MlflowException):
+                raise
+            except Exception as error:
+                what = f"{type(error).__name__}: {first_line(error)}"
+                raise SearchError(f"the refit failed: {what}") from error
+
+    def _refit(
+        self, best: Outcome, rounds: int, run_id: str, params: Mapping[str, Any]
+    ) -> LoggedRefit:
+        chosen = {"search.best_trial_id": best.trial_id}
+        self.store.describe(run_id, {**params, **self.facts.params}, chosen, self.facts.data)
+        refitted = self._fitted(best, rounds)
+        score = rmse(refitted.valid, self.prepared.valid.minutes)
+        self._compare(score, best)
+        test_score = self._test_score(refitted)
+        logged = models.log(self.store, run_id, self.plan.trainable, refitted, self.prepared)
+        scores = [Score("rmse", score, now_ms())]
+        if test_score is not None:
+            scores.append(Score("test-rmse", test_score, now_ms()))
+        self.store.score(run_id, scores)
+        registry = Registry(self.store, self.plan.settings.registered_model)
+        registered = self._registered(registry, logged.raw_trips_uri, run_id, score)
+        registry.set_alias(registered)
+        self.store.describe(run_id, tags=registered.tags())
+        return LoggedRefit(
+            run_id=run_id,
+            best_trial_id=best.trial_id,
+            version=registered.version,
+            alias=registered.standing.alias,
+            reason=registered.standing.reason,
+            rmse=score,
+            test_rmse=test_score,
+        )
 
     def _fitted(self, best: Outcome, rounds: int) -> Refitted:
         test = self.prepared.test_rows
@@ -101,8 +115,10 @@ class RefitJob:
             return None
         return rmse(refitted.test, np.asarray(rows.target))
 
-    def _registered(self, model_uri: str, run_id: str, score: float) -> Registered:
-        return Registry(self.store.uri, self.plan.settings.registered_model).register(
+    def _registered(
+        self, registry: Registry, model_uri: str, run_id: str, score: float
+    ) -> Registered:
+        return registry.register(
             *(model_uri, run_id, score),
             *(self.prepared.valid.frame, self.prepared.valid.minutes),
             made_up_data=self.facts.origin == "sample",

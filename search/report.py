@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from search.notes import Outcome
 from search.progress import duration
 from search.server import without_credentials
 from search.settings import Settings
-from search.tracker import Outcome
 
 STATUSES = ("finished", "stopped", "failed", "interrupted")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit, urlunsplit
 
 from search.errors import InputError
@@ -16,6 +17,7 @@ def check(tracking_uri: str) -> None:
     """
     if not tracking_uri.lower().startswith(("http://", "https://")):
         return
+    import http.client
     import ssl
     import urllib.error
     import urllib.request
@@ -26,12 +28,14 @@ def check(tracking_uri: str) -> None:
             return
     except urllib.error.HTTPError:
         return  # a refusal is an answer
-    except (OSError, ValueError) as error:
+    except http.client.BadStatusLine as error:
+        raise unusable(tracking_uri, "what answers there does not speak HTTP") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return  # there is a server; MLflow has settings of its own for certificates
         said = f"no answer within {ANSWER_TIMEOUT_S:.0f} s" if _timed_out(reason) else str(reason)
-        raise unusable(tracking_uri, said) from error
+        raise unusable(tracking_uri, said or type(reason).__name__) from error
 
 
 def unusable(tracking_uri: str, reason: str) -> InputError:
@@ -42,11 +46,15 @@ def unusable(tracking_uri: str, reason: str) -> InputError:
 
 
 def without_credentials(uri: str) -> str:
-    """Return the URI as it may be shown and logged."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    """Return the URI as it may be shown and kept: no user's password, no signed query."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # no URI, as http://[::1
+        return re.sub(r"//[^/]*@", "//", uri)
+    if not parts.netloc:
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    query = "..." if parts.query else ""
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
 
 
 def _timed_out(reason: object) -> bool:

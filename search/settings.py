@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from search.errors import InputError
+from search.server import without_credentials
 
 DEFAULT_TRAIN = ("green:2021-01",)
 DEFAULT_VALID = ("green:2021-02",)
 LONGEST_NAME = 100
+
+
+# On --resume every option comes from the search's parent run. These may be given anew ...
+MAY_DIFFER = ("num_samples", "time_budget", "max_concurrent", "address", "state_dir", "json")
+# ... these say where the search is found ...
+WHERE = ("tracking_uri", "experiment_name", "state_dir")
+# ... and all others, but for these, are kept in the parent run and must be what they were.
+NOT_KEPT = ("name", "resume", "json", *WHERE)
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Settings:
     """One search, as asked for. Paths and URIs are absolute."""
 
     name: str
+    resume: bool
     num_samples: int
     trainable: str
     train_data: tuple[str, ...]  # empty: the default months, or the made sample
@@ -30,7 +42,8 @@ class Settings:
     test_data: tuple[str, ...]
     data_dir: Path
     overrides: dict[str, str]  # --set NAME=VALUE, not yet read
-    initial_points: Path | None
+    initial_points: tuple[Any, ...]  # as JSON, not yet checked
+    warm_start: tuple[str, ...]
     seed: int
     scheduler: str  # "asha" or "none"
     time_budget_s: float | None
@@ -43,6 +56,39 @@ class Settings:
     state_dir: Path
     developer: str
     json: bool
+    given: Mapping[str, Any]  # what the command line names, not what is its default
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What a parent run keeps for :func:`resumed`, as JSON has it; no credentials in it."""
+        return {
+            "num_samples": self.num_samples,
+            "trainable": self.trainable,
+            "train_data": [without_credentials(each) for each in self.train_data],
+            "valid_data": [without_credentials(each) for each in self.valid_data],
+            "test_data": [without_credentials(each) for each in self.test_data],
+            "data_dir": str(self.data_dir),
+            "set": self.overrides,
+            "initial_points": list(self.initial_points),
+            "warm_start": list(self.warm_start),
+            "seed": self.seed,
+            "scheduler": self.scheduler,
+            "time_budget": self.time_budget_s,
+            "max_concurrent": self.max_concurrent,
+            "cpus_per_trial": self.cpus_per_trial,
+            "address": self.address,
+            "registered_model": self.registered_model,
+            "developer": self.developer,
+        }
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this search; no credentials in it."""
+        where = {name: str(self.given[name]) for name in WHERE if self.given.get(name)}
+        options = [(f"--{name.replace('_', '-')}", value) for name, value in where.items()]
+        words = ["python", "-m", "search.run", "--resume", self.name]
+        words += [without_credentials(word) for option in options for word in option]
+        return shlex.join(words)
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -50,47 +96,111 @@ def parse(argv: Sequence[str]) -> Settings:
 
     :raises InputError: an option is unknown, lacks its value, or has one it cannot have.
     """
-    given = _parser().parse_args(argv)
-    if bool(given.train_data) != bool(given.valid_data):
-        one, other = ("train", "valid") if given.train_data else ("valid", "train")
+    parser = _parser()
+    values = vars(parser.parse_args(argv))
+    # read a second time without defaults: what is then not None was given
+    named = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(values))))
+    given = {name: value for name, value in named.items() if value is not None}
+    if "initial_points" in given:
+        values["initial_points"] = given["initial_points"] = _points(given["initial_points"])
+    values["set"] = dict(values["set"])
+    if "set" in given:
+        given["set"] = values["set"]
+    return _settings(values, given)
+
+
+def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:
+    """Return the settings of a search that goes on: what it kept, and what may be given anew.
+
+    :raises InputError: something is given that is another than it was.
+    """
+    values = {**vars(_parser().parse_args([])), **kept, "resume": asked.name}
+    for name, value in asked.given.items():
+        if name in kept and name not in MAY_DIFFER:
+            now, was = _comparable(value), _comparable(kept[name])
+            if now != was:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {_shown(now)}: the search {asked.name!r} has "
+                    f"{_shown(was)}, and goes on with that; leave the option out"
+                )
+        values[name] = value
+    return _settings(values, asked.given)
+
+
+def _comparable(value: Any) -> Any:
+    """Return an option's value as a parent run keeps it."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, list | tuple):
+        return [without_credentials(each) if isinstance(each, str) else each for each in value]
+    return value
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else json.dumps(value)
+
+
+def _settings(values: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
+    """Check what options say together, and return them as one value."""
+    if bool(values["train_data"]) != bool(values["valid_data"]):
+        one, other = ("train", "valid") if values["train_data"] else ("valid", "train")
         raise InputError(
             f"--{one}-data without --{other}-data: give both, or neither for the two months of 2021"
         )
-    if given.name is not None and not (
-        given.name.strip() and given.name.isprintable() and len(given.name) <= LONGEST_NAME
-    ):
-        raise InputError(
-            f"--name {given.name[:50]!r}: give 1 to {LONGEST_NAME} printable characters"
-        )
-    if not given.registered_model.strip() or set(given.registered_model) & set("/:"):
-        raise InputError(
-            f"--registered-model {given.registered_model!r}: a name without / and : is wanted"
-        )
+    if values["resume"] is not None and values["name"] is not None:
+        raise InputError("--resume and --name: a search that goes on keeps its name; give one")
+    for option in ("name", "resume"):
+        name = values[option]
+        if name is not None and not (
+            name.strip() and name.isprintable() and len(name) <= LONGEST_NAME
+        ):
+            raise InputError(
+                f"--{option} {name[:50]!r}: give 1 to {LONGEST_NAME} printable characters"
+            )
+    model = values["registered_model"]
+    if not model.strip() or set(model) & set("/:"):
+        raise InputError(f"--registered-model {model!r}: a name without / and : is wanted")
     return Settings(
-        name=given.name or _made_up_name(given.trainable),
-        num_samples=given.num_samples,
-        trainable=given.trainable,
-        train_data=tuple(given.train_data),
-        valid_data=tuple(given.valid_data),
-        test_data=tuple(given.test_data),
-        data_dir=given.data_dir.absolute(),
-        overrides=dict(given.set),
-        initial_points=given.initial_points,
-        seed=given.seed,
-        scheduler=given.scheduler,
-        time_budget_s=given.time_budget,
-        max_concurrent=given.max_concurrent,
-        cpus_per_trial=given.cpus_per_trial,
-        address=given.address,
+        name=values["resume"] or values["name"] or _made_up_name(values["trainable"]),
+        resume=values["resume"] is not None,
+        num_samples=values["num_samples"],
+        trainable=values["trainable"],
+        train_data=tuple(values["train_data"]),
+        valid_data=tuple(values["valid_data"]),
+        test_data=tuple(values["test_data"]),
+        data_dir=Path(values["data_dir"]).absolute(),
+        overrides=dict(values["set"]),
+        initial_points=tuple(values["initial_points"] or ()),
+        warm_start=tuple(values["warm_start"]),
+        seed=values["seed"],
+        scheduler=values["scheduler"],
+        time_budget_s=values["time_budget"],
+        max_concurrent=values["max_concurrent"],
+        cpus_per_trial=values["cpus_per_trial"],
+        address=values["address"],
         tracking_uri=_absolute(
-            given.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+            values["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
         ),
-        experiment_name=given.experiment_name,
-        registered_model=given.registered_model,
-        state_dir=given.state_dir.absolute(),
-        developer=given.developer or os_user(),
-        json=given.json,
+        experiment_name=values["experiment_name"],
+        registered_model=model,
+        state_dir=Path(values["state_dir"]).absolute(),
+        developer=values["developer"] or os_user(),
+        json=values["json"],
+        given=given,
     )
+
+
+def _points(file: Path) -> list[Any]:
+    """Return the points of a JSON file; what is in them is checked against the space."""
+    try:
+        points = json.loads(file.read_text())
+    except OSError as error:
+        raise InputError(f"--initial-points {file}: {error.strerror}; give a JSON file") from error
+    except ValueError as error:
+        raise InputError(f"--initial-points {file}: no JSON ({error})") from error
+    if not isinstance(points, list):
+        raise InputError(f"--initial-points {file}: a list of points wanted, found {points!r:.80}")
+    return points
 
 
 def os_user() -> str:
@@ -137,6 +247,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="JSON list of points to try first, each an object of parameter names and values",
+    )
+    add(
+        "--warm-start",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="tell the searcher these searches' finished trials first",
     )
     add("--seed", type=_seed, default=42, metavar="N", help="seeds the searcher and the fits")
     add(
@@ -199,6 +316,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--experiment-name", default="nyc-taxi-experiment", metavar="NAME", help="experiment")
     add("--registered-model", default="nyc-taxi-duration", metavar="NAME", help="registered model")
     add("--name", metavar="NAME", help="the search's name, one per experiment (default: made up)")
+    add(
+        "--resume",
+        metavar="NAME",
+        help="go on with that search: every option comes from it; a larger --num-samples extends "
+        "it; --time-budget, --max-concurrent, --address, --state-dir, --json may be given anew",
+    )
     add("--developer", metavar="NAME", help="the tag `developer` (default: the OS user)")
     add("--json", action="store_true", help="print one JSON object on stdout at the end")
     return parser

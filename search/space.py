@@ -87,6 +87,8 @@ def _setting(name: str, text: str, setting: Setting) -> int | float | str:
     kind = type(setting.default)
     try:
         value = kind(text)
+        if kind is int and not _is_number(value):
+            raise ValueError
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
         raise InputError(f"--set {name}={text}: {text!r} is not {wanted}") from None

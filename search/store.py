@@ -7,34 +7,59 @@ run in module globals. No call is made before :meth:`Store.connect`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as LoggedDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from search.errors import InputError, Interrupted
+from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.server import unusable
 
 CONNECT_TIMEOUT_S = 12.0
 CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
-METRICS_A_REQUEST = 1_000  # what the store takes at once (mlflow.utils.validation)
+PATIENCE_S = 120.0  # for a server that is away while nothing else can go on
+LAST_PATIENCE_S = 10.0  # for one that is away when the search leaves anyway
+RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # then the last, again and again
+RETRY_ARTIFACT_AFTER_S = (0.5, 2.0, 8.0)
 
-LONGEST_PARAM = 6_000  # characters (mlflow.utils.validation)
+# what the store takes at once (mlflow.utils.validation); lengths in characters
+METRICS_A_REQUEST = 1_000
+DESCRIBED_A_REQUEST = 100
+LONGEST_PARAM = 6_000
+LONGEST_TAG = 8_000
+
+CLIENT_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+T = TypeVar("T")
+Unbroken = contextlib.AbstractContextManager[None]
 
 # has `mlflow ui` open the experiment as model training, not as generative AI
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
+# tags of a search's runs
+PARENT = "mlflow.parentRunId"
 ROLE = "search.role"
 TRIAL_ID = "search.trial_id"
 STATUS = "search.status"
+POINT = "search.point"  # the trial's parameters as JSON: a param is text only
+RUNGS = "search.rungs"  # JSON: round -> lowest score by then, as the scheduler saw it
+OPTIONS = "search.options"  # JSON: what the command was given
+DRIVER = "search.driver"
+BEAT = "search.heartbeat"
+STATE_DIR = "search.state_dir"
+SUPERSEDED = "search.superseded"
+
+CURVE = "validation-rmse"
 
 
 @dataclass(frozen=True)
@@ -69,72 +94,66 @@ class Score:
 
 
 class Store:
-    """The runs of one experiment."""
+    """The runs of one experiment.
 
-    def __init__(self, uri: str, experiment_id: str) -> None:
+    A request that the server does not take is an error at once; :meth:`patient` makes a store
+    that tries it again.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment_id: str,
+        patience_s: float = 0.0,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.uri = uri
         self.experiment_id = experiment_id
-        self._client = MlflowClient(uri, registry_uri=uri)
+        self.client = MlflowClient(uri, registry_uri=uri)
+        self._patience_s = patience_s
+        self._say = say
 
     @classmethod
-    def connect(cls, uri: str, experiment_name: str) -> Store:
+    def connect(cls, uri: str, experiment_name: str, *, create: bool = True) -> Store:
         """Reach the store, and find the experiment or make it.
 
         :raises InputError: the store cannot be reached in time, refuses, or the experiment
-            was deleted.
+            was deleted, or is not there and is not to be made.
         """
-        # The client would try an absent server for minutes. From here on a lost request is
-        # an error at once; who may wait for a server waits in the tracker.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        # The client would try an absent server for minutes, and a POST whose answer was lost
+        # would make a second run: who may wait, here, knows what to look for first.
+        os.environ[CLIENT_RETRIES] = "0"
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        patience_s = CONNECT_TIMEOUT_S if uri.startswith("http") else CREATE_TIMEOUT_S
-        found = _within(patience_s, lambda: _experiment_id(uri, experiment_name), uri)
-        return cls(uri, found)
-
-    def has_search(self, name: str) -> bool:
-        """Tell whether a search of this name was started in the experiment."""
-        # Compared here: a name with a quote in it cannot be written in MLflow's filters.
-        page = None
-        while page is None or page.token:
-            page = self._client.search_runs(
-                [self.experiment_id],
-                f"tags.`{ROLE}` = 'search'",
-                page_token=page.token if page else None,
-            )
-            if any(run.info.run_name == name for run in page):
-                return True
-        return False
-
-    def find_trial(self, parent_run_id: str, trial_id: str) -> str | None:
-        """Return the run of a trial, if there is one."""
-        found = self._client.search_runs(
-            [self.experiment_id],
-            f"tags.mlflow.parentRunId = '{parent_run_id}' and tags.`{TRIAL_ID}` = '{trial_id}'",
-            max_results=1,
+        patience_s = CREATE_TIMEOUT_S if uri.startswith("sqlite:") else CONNECT_TIMEOUT_S
+        return cls(
+            uri, within(patience_s, lambda: _experiment_id(uri, experiment_name, create), uri)
         )
-        return str(found[0].info.run_id) if found else None
 
-    @contextlib.contextmanager
-    def run(self, name: str, tags: Mapping[str, str], say: Callable[[str], None]) -> Iterator[str]:
-        """Create a run, yield its id, and end it with the status that it really had."""
-        run_id = self.create(name, tags, now_ms())
-        status = "FAILED"
-        try:
-            yield run_id
-            status = "FINISHED"
-        except (Interrupted, KeyboardInterrupt):
-            status = "KILLED"
-            raise
-        finally:
-            try:
-                self.end(run_id, status, now_ms())
-            except MlflowException as error:  # must not hide why the search leaves
-                say(f"run {run_id} could not be ended: {first_line(error)}")
+    def patient(self, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> Store:
+        """Return the same store, for whom a server may be away for ``patience_s``."""
+        return Store(self.uri, self.experiment_id, patience_s, say)
 
     def create(self, name: str, tags: Mapping[str, str], at_ms: int) -> str:
-        """Create a run; return its id."""
-        run = self._client.create_run(self.experiment_id, at_ms, dict(tags), name)
-        return str(run.info.run_id)
+        """Create a run; return its id.
+
+        An answer may be lost after the run was made: before it is tried again, it is looked up.
+        """
+        tried = 0
+
+        def made() -> str:
+            nonlocal tried
+            tried += 1
+            found = self._created(name, at_ms) if tried > 1 else None
+            if found is not None:
+                return found
+            run = self.client.create_run(self.experiment_id, at_ms, dict(tags), name)
+            return str(run.info.run_id)
+
+        return self.ask(made)
+
+    def reopen(self, run_id: str) -> None:
+        """Have a run that ended run on; its start stays."""
+        self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
 
     def describe(
         self,
@@ -144,38 +163,143 @@ class Store:
         data: Data | None = None,
     ) -> None:
         """Write params and tags in one request, and the data the run uses in another."""
-        self._client.log_batch(
-            run_id,
-            params=[Param(name, _param(value)) for name, value in (params or {}).items()],
-            tags=[RunTag(name, value) for name, value in (tags or {}).items()],
-        )
+        entities: list[Param | RunTag] = [
+            *(Param(name, _param(value)) for name, value in (params or {}).items()),
+            *(RunTag(name, value) for name, value in (tags or {}).items()),
+        ]
+        for batch in _batches(entities, DESCRIBED_A_REQUEST):
+            kept = [each for each in batch if isinstance(each, Param)]
+            others = [each for each in batch if isinstance(each, RunTag)]
+            self.ask(partial(self.client.log_batch, run_id, params=kept, tags=others))
         if data is not None:
-            self._client.log_inputs(run_id, [data.logged()])
+            self.ask(lambda: self.client.log_inputs(run_id, [data.logged()]))
 
     def score(
         self, run_id: str, scores: Sequence[Score], tags: Mapping[str, str] | None = None
     ) -> None:
         """Write metrics, as few requests as the store takes, and tags with the last of them."""
-        batches = list(_batches(scores)) or [[]]
+        told = [RunTag(name, value) for name, value in (tags or {}).items()]
+        batches = list(_batches(scores, METRICS_A_REQUEST - len(told))) or [[]]
         for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            self._client.log_batch(
-                run_id,
-                metrics=[Metric(s.key, s.value, s.at_ms, s.step) for s in batch],
-                tags=[RunTag(name, value) for name, value in (tags or {}).items()] if last else [],
-            )
+            metrics = [Metric(s.key, s.value, s.at_ms, s.step) for s in batch]
+            last = told if i == len(batches) - 1 else []
+            self.ask(partial(self.client.log_batch, run_id, metrics=metrics, tags=last))
 
     def write_text(self, run_id: str, text: str, path: str) -> None:
-        """Keep a text as an artifact of the run."""
-        self._client.log_text(run_id, text, path)
+        """Keep a text as an artifact of the run.
+
+        :raises Unwritable: the artifact store does not take it.
+        """
+        self._write(lambda: self.client.log_text(run_id, text, path))
 
     def write_file(self, run_id: str, file: str, folder: str) -> None:
-        """Keep a file as an artifact of the run."""
-        self._client.log_artifact(run_id, file, folder)
+        """Keep a file as an artifact of the run.
+
+        :raises Unwritable: the artifact store does not take it.
+        """
+        self._write(lambda: self.client.log_artifact(run_id, file, folder))
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return the tags of a run."""
+        return dict(self.ask(lambda: self.client.get_run(run_id)).data.tags)
 
     def end(self, run_id: str, status: str, at_ms: int) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(run_id, status, at_ms)
+        self.ask(lambda: self.client.set_terminated(run_id, status, at_ms))
+
+    @contextlib.contextmanager
+    def closing(self, run_id: str, unbroken: Callable[[], Unbroken]) -> Iterator[None]:
+        """End a run with the status that it really had, whatever happens inside.
+
+        Signals wait while ``unbroken`` is entered. A search that another driver took over
+        leaves its runs alone.
+        """
+        try:
+            yield
+        except TakenOver:
+            raise
+        except BaseException as error:
+            killed = isinstance(error, Interrupted | KeyboardInterrupt)
+            try:
+                with unbroken():
+                    self.patient(self._say, LAST_PATIENCE_S).end(
+                        run_id, "KILLED" if killed else "FAILED", now_ms()
+                    )
+            except MlflowException as failure:  # must not hide why the search leaves
+                self._say(f"run {run_id} could not be ended: {first_line(failure)}")
+            raise
+        with unbroken():
+            self.end(run_id, "FINISHED", now_ms())
+
+    def ask(self, request: Callable[[], T]) -> T:
+        """Return the answer of a request; ask again while the server is away, if patient."""
+        give_up_at = time.monotonic() + self._patience_s
+        for wait_s in itertools.chain(RETRY_AFTER_S, itertools.repeat(RETRY_AFTER_S[-1])):
+            try:
+                return request()
+            except MlflowException as error:
+                if not is_outage(error) or time.monotonic() + wait_s > give_up_at:
+                    raise
+                if wait_s == RETRY_AFTER_S[1]:
+                    self._say(f"waiting for the tracking server: {first_line(error)}")
+            time.sleep(wait_s)
+        raise AssertionError("the waits never end")
+
+    def _write(self, write: Callable[[], None]) -> None:
+        # Whatever an artifact store may raise: a disk's error, an HTTP client's, a cloud's.
+        for wait_s in (*RETRY_ARTIFACT_AFTER_S, None):
+            try:
+                return write()
+            except Exception as error:
+                if wait_s is None or not self._patience_s:
+                    reason = getattr(error, "strerror", None) or first_line(error)
+                    raise Unwritable(f"artifacts cannot be written: {reason}") from error
+            time.sleep(wait_s)
+        raise AssertionError("the last try returns or raises")
+
+    def _created(self, name: str, at_ms: int) -> str | None:
+        found = self.client.search_runs([self.experiment_id], f"attributes.start_time = {at_ms}")
+        return next((str(run.info.run_id) for run in found if run.info.run_name == name), None)
+
+
+class Unwritable(SearchError):
+    """The artifact store does not take what is to be kept."""
+
+
+@contextlib.contextmanager
+def client_retries() -> Iterator[None]:
+    """Have MLflow's client try again by itself while inside, some two minutes long.
+
+    For its model functions, whose requests are many; a request of theirs that arrives twice makes
+    no second run.
+    """
+    os.environ[CLIENT_RETRIES] = "6"
+    try:
+        yield
+    finally:
+        os.environ[CLIENT_RETRIES] = "0"
+
+
+def is_outage(error: Exception) -> bool:
+    """Tell whether the same request may be taken later."""
+    if not isinstance(error, MlflowException):
+        return isinstance(error, OSError)  # the HTTP client's errors are, too
+    code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    return code >= 500 or code in (408, 429)
+
+
+def long_tag(name: str, text: str) -> dict[str, str]:
+    """Return a text of any length as tags: ``name``, ``name.2``, ..."""
+    parts = [text[i : i + LONGEST_TAG] for i in range(0, len(text), LONGEST_TAG)] or [""]
+    return {f"{name}.{i}" if i > 1 else name: part for i, part in enumerate(parts, 1)}
+
+
+def read_long_tag(tags: Mapping[str, str], name: str) -> str:
+    """Return the text that :func:`long_tag` cut; an empty one where there is none."""
+    parts = [tags.get(name, "")]
+    while (part := tags.get(f"{name}.{len(parts) + 1}")) is not None:
+        parts.append(part)
+    return "".join(parts)
 
 
 def now_ms() -> int:
@@ -188,9 +312,13 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _experiment_id(uri: str, name: str) -> str:
+def _experiment_id(uri: str, name: str, create: bool) -> str:
     client = MlflowClient(uri, registry_uri=uri)
     found = client.get_experiment_by_name(name)
+    if found is None and not create:
+        raise InputError(
+            f"--experiment-name {name!r}: there is no such experiment; is --tracking-uri right?"
+        )
     if found is None:
         try:
             return str(client.create_experiment(name, tags=EXPERIMENT_TAGS))
@@ -207,9 +335,12 @@ def _experiment_id(uri: str, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _within(seconds: float, ask: Any, uri: str) -> str:
-    """Return what ``ask`` returns, in a thread of its own: a hanging server hangs only that."""
-    answers: list[str] = []
+def within(seconds: float, ask: Callable[[], T], uri: str) -> T:
+    """Return what ``ask`` returns, in a thread of its own: a hanging server hangs only that.
+
+    :raises InputError: there is no answer in time, or it is a refusal.
+    """
+    answers: list[T] = []
     failures: list[Exception] = []
 
     def run() -> None:
@@ -234,6 +365,6 @@ def _param(value: Any) -> str:
     return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 3]}..."
 
 
-def _batches(scores: Sequence[Score]) -> Iterator[Sequence[Score]]:
-    for start in range(0, len(scores), METRICS_A_REQUEST):
-        yield scores[start : start + METRICS_A_REQUEST]
+def _batches(entities: Sequence[T], at_once: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(entities), at_once):
+        yield entities[start : start + at_once]

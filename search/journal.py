@@ -1,0 +1,148 @@
+"""A file of what the tracking server has not acknowledged yet.
+
+Append-only, a line for each note and a line for each that was taken: what is on disk and not
+crossed off is sent again, by this process or by the next. Each line begins with its CRC-32, so
+that a line which a crash cut short is known for what it is, and nothing else is lost with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import threading
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from search.errors import InputError
+from search.notes import Note, from_json, to_json
+
+RESERVE_BYTES = 1 << 20  # kept free for the last notes of a search whose disk is full
+COMPACT_BYTES = 4 << 20  # a journal of which all is crossed off starts again, from here on
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Journal:
+    """The notes of one search on disk. One process holds it at a time."""
+
+    def __init__(self, file: Path) -> None:
+        """Open ``file``, or begin it.
+
+        :raises InputError: another process holds it, or it cannot be written.
+        """
+        self._file, self._reserve = file, file.with_suffix(".reserve")
+        self._lock = threading.Lock()
+        try:
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            self._hold()
+            self._read()
+            self._keep_in_reserve()
+        except OSError as error:
+            raise InputError(
+                f"--state-dir {file.parent}: {file.name}: {error.strerror}; "
+                "give a folder that can be written"
+            ) from error
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file; remove it when all of it is crossed off."""
+        with self._lock:
+            with contextlib.suppress(OSError):
+                self._reserve.unlink(missing_ok=True)
+                if not self.waiting:
+                    self._file.unlink(missing_ok=True)
+            os.close(self._descriptor)
+
+    def append(self, note: Note) -> int:
+        """Write a note down; return its number.
+
+        :raises OSError: it cannot be written; it has its number all the same.
+        """
+        with self._lock:
+            self._last += 1
+            self.waiting[self._last] = note
+            number = self._last
+            self._write({"n": number, **to_json(note)})
+        return number
+
+    def cross_off(self, number: int) -> None:
+        """Note that the server has taken the note of this number."""
+        with self._lock:
+            del self.waiting[number]
+            # A line that is not written is a note sent twice, which changes nothing.
+            with contextlib.suppress(OSError):
+                if not self.waiting and os.fstat(self._descriptor).st_size > COMPACT_BYTES:
+                    os.ftruncate(self._descriptor, 0)
+                else:
+                    self._write({"sent": number})
+
+    def sync(self) -> None:
+        """Have what was written survive a power cut, too."""
+        with contextlib.suppress(OSError):
+            os.fdatasync(self._descriptor)
+
+    def _hold(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise InputError(
+                f"--resume: another process on this machine drives the search ({self._file} is "
+                "held); wait for its end, or stop it"
+            ) from None
+
+    def _read(self) -> None:
+        """Find what waits: noted, and not crossed off."""
+        self.waiting: dict[int, Note] = {}
+        self.damaged = 0  # lines that are not what was written
+        self._last = 0
+        content = self._file.read_bytes()
+        for line in content.splitlines():
+            if (said := _checked(line)) is None:
+                self.damaged += bool(line)
+            elif "sent" in said:
+                self.waiting.pop(said["sent"], None)
+            else:
+                self._last = max(self._last, number := said.pop("n"))
+                try:
+                    self.waiting[number] = from_json(said)
+                except (KeyError, TypeError):  # another version's
+                    self.damaged += 1
+        if content and not content.endswith(b"\n"):
+            os.write(self._descriptor, b"\n")
+
+    def _keep_in_reserve(self) -> None:
+        # where a file system has no such call, there is no reserve
+        with contextlib.suppress(OSError), self._reserve.open("wb") as reserve:
+            os.posix_fallocate(reserve.fileno(), 0, RESERVE_BYTES)
+
+    def _write(self, said: dict[str, Any]) -> None:
+        text = json.dumps(said).encode()
+        rest = b"%08x %s\n" % (zlib.crc32(text), text)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except OSError as error:
+                if error.errno not in FULL or not self._reserve.exists():
+                    raise
+                self._reserve.unlink()
+
+
+def _checked(line: bytes) -> dict[str, Any] | None:
+    """Return what a line says, if it is as it was written."""
+    crc, _, text = line.partition(b" ")
+    if crc != b"%08x" % zlib.crc32(text):
+        return None
+    said: dict[str, Any] = json.loads(text)
+    return said

@@ -1,0 +1,193 @@
+"""The one door through which searches are read back from MLflow.
+
+MLflow holds every ended trial with its parameters, its result and its place in the order. That
+is all there is to going on with a search, to extending it, and to starting from another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search.driver import Driver
+from search.notes import Outcome
+from search.store import (
+    BEAT,
+    CURVE,
+    DRIVER,
+    OPTIONS,
+    PARENT,
+    POINT,
+    ROLE,
+    RUNGS,
+    STATE_DIR,
+    STATUS,
+    SUPERSEDED,
+    TRIAL_ID,
+    Store,
+    read_long_tag,
+)
+
+ENDED = ("finished", "stopped", "failed")  # a trial's statuses that stay; interrupted ones do not
+
+
+@dataclass(frozen=True)
+class LoggedTrial:
+    """A trial as its run has it."""
+
+    run_id: str
+    run_status: str  # MLflow's
+    outcome: Outcome
+    rungs: Mapping[int, float]  # round -> lowest score by then
+    ended_ms: int
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether the trial need not run again."""
+        return self.outcome.status in ENDED
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether all there is to say of the trial has been said."""
+        return self.has_ended and self.run_status != "RUNNING"
+
+
+@dataclass(frozen=True)
+class LoggedRefit:
+    """A refit as its run has it."""
+
+    run_id: str
+    best_trial_id: str
+    version: str
+    alias: str
+    reason: str  # of the alias
+    rmse: float
+    test_rmse: float | None
+
+
+@dataclass(frozen=True)
+class LoggedSearch:
+    """A search as its parent run has it."""
+
+    run_id: str
+    name: str
+    status: str  # MLflow's
+    started_ms: int
+    params: Mapping[str, str]
+    options: Mapping[str, Any] | None  # nothing: not one that can be gone on with
+    driver: Driver | None
+    beat: str
+    state_dir: str
+
+
+class Ledger:
+    """The searches of one experiment."""
+
+    def __init__(self, store: Store) -> None:
+        self._experiment_id = store.experiment_id
+        self._client = MlflowClient(store.uri, registry_uri=store.uri)
+
+    def search(self, name: str) -> LoggedSearch | None:
+        """Return the search of this name, the first where there should be two."""
+        # Compared here: a name with a quote in it cannot be written in MLflow's filters.
+        named = [r for r in self._runs(f"tags.`{ROLE}` = 'search'") if r.info.run_name == name]
+        return _search(min(named, key=lambda r: r.info.start_time)) if named else None
+
+    def names(self) -> list[str]:
+        """Return the names of all searches, the newest first."""
+        return [str(run.info.run_name) for run in self._runs(f"tags.`{ROLE}` = 'search'")]
+
+    def trials(self, search: LoggedSearch) -> list[LoggedTrial]:
+        """Return the trials of a search, by number; of a trial with two runs, the first."""
+        found: dict[str, LoggedTrial] = {}
+        children = self._children(search.run_id, "trial")
+        for run in sorted(children, key=lambda run: run.info.start_time):
+            trial = _trial(run)
+            found.setdefault(trial.outcome.trial_id, trial)
+        return [found[trial_id] for trial_id in sorted(found, key=int)]
+
+    def trial_run(self, parent_run_id: str, trial_id: str) -> str | None:
+        """Return the run of a trial, if there is one."""
+        runs = self._children(parent_run_id, "trial", f" and tags.`{TRIAL_ID}` = '{trial_id}'")
+        return next((str(run.info.run_id) for run in runs), None)
+
+    def rounds(self, run_id: str) -> int:
+        """Return how many rounds of a trial's curve its run has."""
+        return len({point.step for point in self._client.get_metric_history(run_id, CURVE)})
+
+    def refits(self, search: LoggedSearch) -> tuple[LoggedRefit | None, Sequence[tuple[str, str]]]:
+        """Return the refit that stands, and of those that came to no end the run and its status."""
+        whole, broken = [], []
+        for run in self._children(search.run_id, "refit"):
+            if SUPERSEDED in run.data.tags:
+                continue
+            if run.info.status == "FINISHED" and "search.version" in run.data.tags:
+                whole.append(run)
+            else:
+                broken.append((str(run.info.run_id), str(run.info.status)))
+        newest = max(whole, key=lambda run: run.info.start_time, default=None)
+        return (None if newest is None else _refit(newest)), broken
+
+    def _children(self, parent_run_id: str, role: str, more: str = "") -> Iterator[Run]:
+        return self._runs(f"tags.`{PARENT}` = '{parent_run_id}' and tags.`{ROLE}` = '{role}'{more}")
+
+    def _runs(self, wanted: str) -> Iterator[Run]:
+        page = None
+        while page is None or page.token:
+            token = page.token if page else None
+            page = self._client.search_runs([self._experiment_id], wanted, page_token=token)
+            yield from page
+
+
+def _search(run: Run) -> LoggedSearch:
+    tags = run.data.tags
+    options = read_long_tag(tags, OPTIONS)
+    return LoggedSearch(
+        run_id=str(run.info.run_id),
+        name=str(run.info.run_name),
+        status=str(run.info.status),
+        started_ms=int(run.info.start_time),
+        params=dict(run.data.params),
+        options=json.loads(options) if options else None,
+        driver=Driver.read(tags.get(DRIVER, "")),
+        beat=tags.get(BEAT, ""),
+        state_dir=tags.get(STATE_DIR, ""),
+    )
+
+
+def _trial(run: Run) -> LoggedTrial:
+    tags, metrics = run.data.tags, run.data.metrics
+    status = tags.get(STATUS, "")
+    scored = status in ("finished", "stopped")
+    return LoggedTrial(
+        run_id=str(run.info.run_id),
+        run_status=str(run.info.status),
+        outcome=Outcome(
+            trial_id=tags[TRIAL_ID],
+            params=json.loads(read_long_tag(tags, POINT) or "{}"),
+            status=status,
+            rmse=metrics.get("rmse") if scored else None,
+            best_iteration=int(metrics.get("best_iteration", 0)) if scored else None,
+            failure=tags.get("search.failure", ""),
+        ),
+        rungs={int(r): score for r, score in json.loads(tags.get(RUNGS, "{}")).items()},
+        ended_ms=int(run.info.end_time or 0),
+    )
+
+
+def _refit(run: Run) -> LoggedRefit:
+    tags, metrics = run.data.tags, run.data.metrics
+    return LoggedRefit(
+        run_id=str(run.info.run_id),
+        best_trial_id=tags.get("search.best_trial_id", ""),
+        version=tags["search.version"],
+        alias=tags.get("search.alias", ""),
+        reason=tags.get("search.standing", ""),
+        rmse=metrics["rmse"],
+        test_rmse=metrics.get("test-rmse"),
+    )

@@ -1,0 +1,86 @@
+"""The state folder: each search's own folder in it, and what dead searches left there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+from search.errors import InputError
+
+PASSING = ("ray", "tune")  # what a search needs only while it runs
+
+
+@contextlib.contextmanager
+def own_folder(state_dir: Path, name: str) -> Iterator[Path]:
+    """Make a search's own folder, for this user only; yield it, held against other searches.
+
+    Of what a search leaves there when it ends, only its log stays; what a killed one left goes
+    when the next search starts.
+
+    :raises InputError: it cannot be made.
+    """
+    try:
+        # A folder that is there already keeps its mode: it may be more than ours.
+        state_dir.parent.mkdir(parents=True, exist_ok=True)
+        state_dir.mkdir(mode=0o700, exist_ok=True)
+        folder, lock = _held(state_dir, _file_name(name))
+    except OSError as error:
+        raise InputError(
+            f"--state-dir {state_dir}: {error.strerror}; give a folder that can be written"
+        ) from error
+    try:
+        _sweep(state_dir)
+        yield folder
+    finally:
+        _remove_passing(folder)
+        os.close(lock)
+
+
+def _held(state_dir: Path, name: str) -> tuple[Path, int]:
+    """Return the first free one of NAME, NAME-2, ...: searches elsewhere may have this name."""
+    for number in itertools.count(1):
+        folder = state_dir / (name if number == 1 else f"{name}-{number}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if (lock := _locked(folder)) is not None:
+            return folder, lock
+    raise AssertionError("there is always a next number")
+
+
+def _locked(folder: Path) -> int | None:
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _sweep(state_dir: Path) -> None:
+    """Remove what searches left that were killed."""
+    for folder in state_dir.iterdir():
+        if (folder / "lock").is_file() and any((folder / each).exists() for each in PASSING):
+            with contextlib.suppress(OSError):  # another user's
+                if (lock := _locked(folder)) is not None:
+                    _remove_passing(folder)
+                    os.close(lock)
+
+
+def _remove_passing(folder: Path) -> None:
+    for each in PASSING:
+        shutil.rmtree(folder / each, ignore_errors=True)
+
+
+def _file_name(name: str) -> str:
+    """Return the name itself where it is a plain file name, else one that is no other's."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        return name
+    return f"{quote(name, safe='')[:80]}-{sha256(name.encode()).hexdigest()[:8]}"
