@@ -61,7 +61,7 @@ def planned(settings: Settings) -> Plan:
             "name one as in mlflow.sklearn"
         )
     space, values = fixed(trainable.search_space, trainable.settings, settings.overrides)
-    first = _checked(settings.initial_points, space)
+    first = _checked(settings, space)
     values |= {"seed": settings.seed, "threads": settings.cpus_per_trial}
     rounds = trainable.rounds(values)
     milestones = engine.rungs(rounds or 1) if settings.scheduler == "asha" else ()
@@ -70,10 +70,12 @@ def planned(settings: Settings) -> Plan:
     )
 
 
-def _checked(points: Sequence[Any], space: Space) -> Sequence[Point]:
-    for number, point in enumerate(points, 1):
+def _checked(settings: Settings, space: Space) -> Sequence[Point]:
+    for number, point in enumerate(settings.initial_points, 1):
         try:
             space.labels_of(point)
         except InputError as error:
-            raise InputError(f"--initial-points: point {number}: {error}") from error
-    return points
+            raise InputError(
+                f"--initial-points {settings.points_file}: point {number}: {error}"
+            ) from error
+    return settings.initial_points

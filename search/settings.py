@@ -43,6 +43,7 @@ class Settings:
     data_dir: Path
     overrides: dict[str, str]  # --set NAME=VALUE, not yet read
     initial_points: tuple[Any, ...]  # as JSON, not yet checked
+    points_file: str  # where they came from
     warm_start: tuple[str, ...]
     seed: int
     scheduler: str  # "asha" or "none"
@@ -99,10 +100,12 @@ def parse(argv: Sequence[str]) -> Settings:
     parser = _parser()
     values = vars(parser.parse_args(argv))
     # read a second time without defaults: what is then not None was given
+    file = values["initial_points"]
     named = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(values))))
     given = {name: value for name, value in named.items() if value is not None}
-    if "initial_points" in given:
-        values["initial_points"] = given["initial_points"] = _points(given["initial_points"])
+    if file is not None:
+        values["initial_points"] = given["initial_points"] = _points(file)
+        values["points_file"] = str(file)
     values["set"] = dict(values["set"])
     if "set" in given:
         given["set"] = values["set"]
@@ -171,6 +174,7 @@ def _settings(values: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
         data_dir=Path(values["data_dir"]).absolute(),
         overrides=dict(values["set"]),
         initial_points=tuple(values["initial_points"] or ()),
+        points_file=values.get("points_file", ""),
         warm_start=tuple(values["warm_start"]),
         seed=values["seed"],
         scheduler=values["scheduler"],

@@ -213,7 +213,7 @@ class Writer:
             else:
                 return True
             self._obstacle = failure
-            if self._must_give_up(failure):
+            if not isinstance(failure, Unwritable) and self._must_give_up(failure):
                 return False
             wait_s = RETRY_AFTER_S[min(attempt, len(RETRY_AFTER_S) - 1)]
             attempt += 1

@@ -1,24 +1,14 @@
-"""From Tune's events to runs in MLflow: each trial once, whole, and with its true outcome."""
+"""From Tune's events to notes: each trial once, whole, and with its true outcome."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, Run
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
-from search import tracker
-from search.errors import SearchError
-from search.store import Data, Store
-from search.tracker import Ended, Note, Progressed, Started, TrialRuns, TrialTracker, Writer
+from search.notes import Ended, Note, Outcome, Progressed, Started
+from search.tracker import TrialTracker
 
 PARAMS = {"max_depth": 7, "learning_rate": 0.125}
 
@@ -171,251 +161,44 @@ class TestNotes:
         assert isinstance(ended, Ended)
         assert ended.metrics == {"rmse": 9.0, "fit_seconds": 1.5}
 
+    def test_rungs_are_noted_with_the_outcome(self, notes: list[Note]) -> None:
+        """The lowest score at each rung is kept, for a scheduler that hears of it later."""
+        tracked = TrialTracker(notes.append, has_rounds=True, rungs=(2, 3))
+        tracked.log_trial_start(trial())
+        tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0))
+        tracked.log_trial_result(2, trial(), report(2, 8.5))
+        tracked.log_trial_end(trial())
+        assert isinstance(notes[-1], Ended)
+        assert notes[-1].rungs == {"2": 8.0, "3": 8.5}
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store: MLflow's migrations take seconds, so they run once and the file is copied."""
-    file = tmp_path_factory.mktemp("store") / "migrated.db"
-    Store.connect(f"sqlite:///{file}", "unused")
-    return file
-
-
-@pytest.fixture
-def store(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
-    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    return Store.connect(f"sqlite:///{tmp_path}/mlflow.db", "taxis")
-
-
-@pytest.fixture
-def reader(store: Store) -> MlflowClient:
-    """Reads back what was written, by a client of its own."""
-    return MlflowClient(store.uri)
-
-
-class Flaky:
-    """The store's client; counts calls, and fails as ``fails`` says before each one."""
-
-    def __init__(self, client: Any, fails: Callable[[str], None] = lambda _: None) -> None:
-        self.calls: list[str] = []
-        self._client, self._fails = client, fails
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
-            self._fails(name)
-            return getattr(self._client, name)(*args, **kwargs)
-
-        return call
-
-
-def wrap(store: Store, fails: Callable[[str], None] = lambda _: None) -> Flaky:
-    flaky = Flaky(store._client, fails)
-    store._client = flaky  # type: ignore[assignment]
-    return flaky
-
-
-def runs_of(store: Store) -> TrialRuns:
-    data = Data("trips", "ab" * 16, {"train": "a.parquet", "valid": "b.parquet"}, {"rows": 3})
-    paths = {"train-data-path": "a.parquet", "valid-data-path": "b.parquet"}
-    return TrialRuns(store, "s1", "parent", paths, {"developer": "me", "model": "xgboost"}, data)
-
-
-FINISHED: tuple[Note, ...] = (
-    Started("0001", PARAMS, 1_000),
-    Progressed("0001", 0, (9.0, 8.0), 2_000),
-    Progressed("0001", 2, (7.0,), 3_000),
-    Ended("0001", "finished", 4_000, {"rmse": 7.0, "best_iteration": 2.0, "fit_seconds": 1.5}),
-)
-
-
-def write(store: Store, *notes: Note) -> Writer:
-    with Writer(runs_of(store)) as writer:
-        for note in notes:
-            writer.put(note)
-    return writer
-
-
-def only_run(store: Store, reader: MlflowClient) -> Run:
-    (run,) = reader.search_runs([store.experiment_id])
-    return run
-
-
-def curve_of(reader: MlflowClient, run: Run) -> list[tuple[int, float]]:
-    history = reader.get_metric_history(run.info.run_id, "validation-rmse")
-    return sorted((metric.step, metric.value) for metric in history)
-
-
-def inputs_of(run: Run) -> list[DatasetInput]:
-    assert run.inputs is not None
-    return list(run.inputs.dataset_inputs)
-
-
-CURVE = [(0, 9.0), (1, 8.0), (2, 7.0)]
-
-
-class TestWritten:
-    @pytest.fixture
-    def run(self, store: Store, reader: MlflowClient) -> Run:
-        writer = write(store, *FINISHED)
-        run = only_run(store, reader)
-        assert writer.run_ids == {"0001": run.info.run_id}
-        return run
-
-    def test_status_and_times(self, run: Run) -> None:
-        """The run ended as the trial did, when it did."""
-        info = run.info
-        assert (info.status, info.start_time, info.end_time) == ("FINISHED", 1_000, 4_000)
-
-    def test_params(self, run: Run) -> None:
-        """Hyperparameters under their own names, and the paths; nothing else."""
-        assert run.data.params == {
-            "max_depth": "7",
-            "learning_rate": "0.125",
-            "train-data-path": "a.parquet",
-            "valid-data-path": "b.parquet",
-        }
-
-    def test_tags(self, run: Run) -> None:
-        """Role, id, status, parent and what all runs are tagged with; nothing else."""
-        assert run.data.tags == {
-            "developer": "me",
-            "model": "xgboost",
-            "mlflow.parentRunId": "parent",
-            "mlflow.runName": "s1-0001",
-            "search.role": "trial",
-            "search.trial_id": "0001",
-            "search.status": "finished",
-        }
-
-    def test_metrics(self, run: Run) -> None:
-        """The last of the curve, the best score, its round and the time; nothing else."""
-        assert run.data.metrics == {
-            "validation-rmse": 7.0,
-            "rmse": 7.0,
-            "best_iteration": 2.0,
-            "fit_seconds": 1.5,
-        }
-
-    def test_curve_has_each_step_once(self, run: Run, reader: MlflowClient) -> None:
-        """A step is a round, counted as `best_iteration` counts them."""
-        assert curve_of(reader, run) == CURVE
-
-    def test_dataset(self, run: Run) -> None:
-        """The data is the run's one input, by its digest."""
-        (used,) = inputs_of(run)
-        assert (used.dataset.name, used.dataset.digest) == ("trips", "ab" * 16)
-
-    def test_no_artifacts(self, run: Run, reader: MlflowClient) -> None:
-        """A trial that worked leaves no files."""
-        assert reader.list_artifacts(run.info.run_id) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "shown"), [("stopped", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")]
-)
-def test_outcome_is_the_runs_status(
-    status: str, shown: str, store: Store, reader: MlflowClient
-) -> None:
-    """Each outcome has its tag and its status in MLflow."""
-    write(store, *FINISHED[:2], Ended("0001", status, 4_000))
-    run = only_run(store, reader)
-    assert (run.info.status, run.data.tags["search.status"]) == (shown, status)
-
-
-def test_failure_is_kept(store: Store, reader: MlflowClient, tmp_path: Path) -> None:
-    """A failed trial's run has the last line as a tag and the traceback as an artifact."""
-    ended = Ended("0001", "failed", 4_000, failure="E: x", traceback="Traceback: x")
-    write(store, FINISHED[0], ended)
-    run = only_run(store, reader)
-    assert run.data.tags["search.failure"] == "E: x"
-    (artifact,) = reader.list_artifacts(run.info.run_id)
-    kept = Path(reader.download_artifacts(run.info.run_id, artifact.path, str(tmp_path)))
-    assert kept.read_text() == "Traceback: x"
-
-
-def test_long_curve_is_whole(store: Store, reader: MlflowClient) -> None:
-    """A curve longer than one request may be is written in several."""
-    curve = tuple(float(value) for value in range(2_500, 0, -1))
-    write(store, FINISHED[0], Progressed("0001", 0, curve, 2_000))
-    assert [value for _, value in curve_of(reader, only_run(store, reader))] == list(curve)
-
-
-def test_trial_takes_few_requests(store: Store) -> None:
-    """A trial with a curve in one piece costs the server at most six requests."""
-    flaky = wrap(store)
-    write(store, *FINISHED[:2], FINISHED[-1])
-    assert len(flaky.calls) <= 6
-
-
-class TestServerAway:
-    @pytest.fixture(autouse=True)
-    def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tracker, "RETRY_AFTER_S", (0.01,))
-
-    @pytest.mark.parametrize("name", ["create_run", "log_batch", "log_inputs", "set_terminated"])
-    def test_nothing_is_lost_or_doubled(
-        self, name: str, store: Store, reader: MlflowClient
+    def test_interrupted_trial_has_no_figures(
+        self, tracked: TrialTracker, notes: list[Note]
     ) -> None:
-        """A request that twice does not get through is made again, and changes nothing else."""
-        left = [2]
+        """It runs again, and has its score then, once."""
+        tracked.log_trial_start(trial())
+        tracked.log_trial_result(1, trial(), report(0, 9.0))
+        tracked.interrupt()
+        assert isinstance(notes[-1], Ended)
+        assert notes[-1].metrics == {}
 
-        def fails(called: str) -> None:
-            if called == name and left[0]:
-                left[0] -= 1
-                raise ConnectionError("no route to host")
 
-        wrap(store, fails)
-        write(store, *FINISHED)
-        run = only_run(store, reader)
-        assert left == [0]
-        assert (run.info.status, curve_of(reader, run)) == ("FINISHED", CURVE)
-        assert len(inputs_of(run)) == 1
+class TestGoingOn:
+    def test_rounds_that_a_run_has_are_not_noted_again(self) -> None:
+        """A trial that ran before, in an earlier start, adds only what is new of its curve."""
+        notes: list[Note] = []
+        tracked = TrialTracker(notes.append, has_rounds=True, rounds={"0001": 2})
+        tracked.log_trial_start(trial())
+        tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0, 7.0, final=True))
+        pieces = [(note.start, note.curve) for note in notes if isinstance(note, Progressed)]
+        assert pieces == [(2, (7.0,))]
 
-    @pytest.mark.parametrize("name", ["create_run", "log_batch", "log_inputs", "set_terminated"])
-    def test_lost_answer_doubles_nothing(
-        self, name: str, store: Store, reader: MlflowClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A request that was taken, but whose answer got lost, is made again without harm."""
-        real, left = getattr(store._client, name), [2]
-
-        def loses_answer(*args: Any, **kwargs: Any) -> Any:
-            answer = real(*args, **kwargs)
-            if left[0]:
-                left[0] -= 1
-                raise ConnectionError("connection reset")
-            return answer
-
-        monkeypatch.setattr(store._client, name, loses_answer)
-        write(store, *FINISHED)
-        run = only_run(store, reader)
-        assert (run.info.status, curve_of(reader, run)) == ("FINISHED", CURVE)
-        assert len(inputs_of(run)) == 1
-        assert len(reader.get_metric_history(run.info.run_id, "rmse")) == 1
-
-    def test_staying_away_is_an_error_at_the_end(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A server that does not come back fails the search, once the patience is used up."""
-        monkeypatch.setattr(tracker, "GIVE_UP_AFTER_S", 0.1)
-
-        def fails(called: str) -> None:
-            raise ConnectionError(f"no route to host for {called}")
-
-        wrap(store, fails)
-        with pytest.raises(SearchError, match="did not take all trials: no route to host"):
-            write(store, *FINISHED)
-
-    def test_refusal_is_an_error_at_the_end(self, store: Store) -> None:
-        """What the server refuses is not sent again, and fails the search."""
-
-        def fails(called: str) -> None:
-            if called == "log_inputs":
-                raise MlflowException("not like this", error_code=BAD_REQUEST)
-
-        flaky = wrap(store, fails)
-        with pytest.raises(SearchError, match="not like this"):
-            write(store, *FINISHED)
-        assert flaky.calls.count("log_inputs") == 1
+    def test_what_ended_before_counts(self) -> None:
+        """Earlier trials compete, and are told apart from those of this start."""
+        before = [Outcome("0001", PARAMS, "finished", 5.0, 3, "")]
+        tracked = TrialTracker(lambda _: None, has_rounds=True, before=before)
+        tracked.log_trial_start(trial(2))
+        tracked.log_trial_result(1, trial(2), report(0, 9.0, final=True))
+        tracked.log_trial_end(trial(2))
+        assert tracked.best == before[0]
+        assert [outcome.trial_id for outcome in tracked.outcomes] == ["0001", "0002"]
+        assert [outcome.trial_id for outcome in tracked.fresh] == ["0002"]
