@@ -36,6 +36,7 @@ class Journal:
         """
         self._file, self._reserve = file, file.with_suffix(".reserve")
         self._lock = threading.Lock()
+        self._before = b""  # a newline where the last line was cut short
         try:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             self._hold()
@@ -129,7 +130,8 @@ class Journal:
 
     def _write(self, said: dict[str, Any]) -> None:
         text = json.dumps(said).encode()
-        rest = b"%08x %s\n" % (zlib.crc32(text), text)
+        rest = b"%s%08x %s\n" % (self._before, zlib.crc32(text), text)
+        self._before = b"\n"
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -137,6 +139,7 @@ class Journal:
                 if error.errno not in FULL or not self._reserve.exists():
                     raise
                 self._reserve.unlink()
+        self._before = b""
 
 
 def _checked(line: bytes) -> dict[str, Any] | None:
