@@ -37,6 +37,7 @@ def own_folder(state_dir: Path, name: str) -> Iterator[Path]:
             f"--state-dir {state_dir}: {error.strerror}; give a folder that can be written"
         ) from error
     try:
+        _remove_passing(folder)  # of a killed search of this name
         _sweep(state_dir)
         yield folder
     finally:

@@ -47,6 +47,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # who looks on need not wait for a dead server
+
 NAME = "fault"
 TRIALS, ROUNDS = 6, 12
 END_S = 240.0  # the longest that one command may take
@@ -125,12 +127,13 @@ class Scene:
         (self.folder / "stepwise.py").write_text(STEPWISE)
         written(few_trips(), self.folder / "trips.parquet")
 
-    def start(self) -> Command:
+    def start(self, trials: int = TRIALS, name: str = NAME, *more: str) -> Command:
         """Start the search."""
         trips = ("--train-data", "trips.parquet", "--valid-data", "trips.parquet")
-        chosen = ("--trainable", f"stepwise:{self.model}", "--num-samples", str(TRIALS))
-        alone = ("--max-concurrent", "1", "--seed", "7", "--name", NAME)
-        return search([*trips, *chosen, *alone, "--tracking-uri", self.uri], self.folder)
+        chosen = ("--trainable", f"stepwise:{self.model}", "--num-samples", str(trials))
+        alone = ("--max-concurrent", "1", "--seed", "7", "--name", name)
+        options = [*trips, *chosen, *alone, *more, "--tracking-uri", self.uri]
+        return search(options, self.folder)
 
     def resume(self) -> Command:
         """Go on with it."""
@@ -191,7 +194,8 @@ class Scene:
 
 def remains(run: Run) -> tuple[object, ...]:
     """Return what must not change any more of a trial that has ended."""
-    return (run.info.run_id, run.info.start_time, run.data.metrics, run.data.params)
+    metrics = repr(sorted(run.data.metrics.items()))  # as text: no NaN equals another
+    return (run.info.run_id, run.info.start_time, metrics, run.data.params)
 
 
 def lost(scene: Scene, undisturbed: Mapping[str, object] | None) -> list[str]:
@@ -360,7 +364,7 @@ def interrupted_twice(scene: Scene) -> None:
 
 
 def terminated(scene: Scene) -> None:
-    """SIGTERM, as a batch system sends it."""
+    """SIGTERM, as `kill` sends it: to the driver alone."""
     _signalled(scene, [signal.SIGTERM])
 
 
@@ -370,7 +374,10 @@ def _signalled(scene: Scene, signals: list[signal.Signals]) -> None:
         scene.some_time(8)
         for number in signals:
             with contextlib.suppress(ProcessLookupError):
-                command.signal_group(number)
+                if number == signal.SIGTERM:
+                    command.signal_alone(number)
+                else:
+                    command.signal_group(number)
             scene.some_time(1.5)
         if scene.end(command, 130, 0) == 0:
             return
@@ -438,7 +445,7 @@ def journal_cut(scene: Scene) -> None:
     with tracking_server(scene) as start:
         served = start()
         with scene.start() as command:
-            scene.wait_for_parent()
+            wait_until(lambda: bool(scene.trials()), 120, "the first trial's run")
             served.signal_group(signal.SIGKILL)
 
             def lines() -> list[bytes]:

@@ -347,7 +347,7 @@ class TestFullDisk:
             monkeypatch.undo()
             assert journal.waiting == {}
 
-    @pytest.mark.parametrize("written", [1, 8, 20])
+    @pytest.mark.parametrize("written", [1, 8, 15])
     def test_half_a_line_takes_no_other_with_it(
         self, written: int, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
