@@ -70,6 +70,7 @@ def cluster(address: str, state_dir: Path) -> Iterator[None]:
     """Start a Ray of our own (``local``), or join the running one at ``address``.
 
     :raises InputError: there is no cluster at the address.
+    :raises SearchError: Ray does not start here.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     shared = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
@@ -77,7 +78,7 @@ def cluster(address: str, state_dir: Path) -> Iterator[None]:
         if address == "local":
             session = state_dir / "ray"
             short = stack.enter_context(_short_folder(session))
-            ray.init("local", include_dashboard=False, _temp_dir=short, **shared)
+            _start({"include_dashboard": False, "_temp_dir": short, **shared})
         else:
             try:
                 _probe(address)
@@ -183,6 +184,22 @@ def run_refit(
         reason = (str(cause).strip().splitlines() or [""])[0]
         raise SearchError(f"the refit failed: {type(cause).__name__}: {reason[:300]}") from error
     return refitted
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Start a Ray of our own; a second time where a busy machine let the first run out of time."""
+    for is_last in (False, True):
+        try:
+            ray.init("local", **options)
+            return
+        except Exception as error:  # Ray raises nothing more special than this
+            ray.shutdown()
+            if is_last:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise SearchError(
+                    f"Ray does not start on this machine: {reason[:200]}; its own words are in the "
+                    "log beside the journal, try again when the machine is less busy"
+                ) from error
 
 
 def _probe(address: str) -> None:

@@ -85,10 +85,12 @@ class Settings:
     @property
     def resume_command(self) -> str:
         """The command that goes on with this search; no credentials in it."""
-        where = {name: str(self.given[name]) for name in WHERE if self.given.get(name)}
-        options = [(f"--{name.replace('_', '-')}", value) for name, value in where.items()]
-        words = ["python", "-m", "search.run", "--resume", self.name]
-        words += [without_credentials(word) for option in options for word in option]
+        given = {name: str(self.given[name]) for name in WHERE if self.given.get(name)}
+        where = {name: without_credentials(value) for name, value in given.items()}
+        words = ["python", "-m", "search.run"]
+        for name, value in {"resume": self.name, **where}.items():
+            option = f"--{name.replace('_', '-')}"
+            words += [f"{option}={value}"] if value.startswith("-") else [option, value]
         return shlex.join(words)
 
 
@@ -200,7 +202,7 @@ def _points(file: Path) -> list[Any]:
         points = json.loads(file.read_text())
     except OSError as error:
         raise InputError(f"--initial-points {file}: {error.strerror}; give a JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: lists in lists in lists
         raise InputError(f"--initial-points {file}: no JSON ({error})") from error
     if not isinstance(points, list):
         raise InputError(f"--initial-points {file}: a list of points wanted, found {points!r:.80}")

@@ -105,7 +105,7 @@ def _constant(name: str, text: str, expression: Any) -> Any:
     """Return the value ``text`` stands for; outside its range is allowed, another kind is not."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: lists in lists in lists
         value = text
     node = as_apply(expression)
     if node.name == "switch":

@@ -289,16 +289,19 @@ def is_outage(error: Exception) -> bool:
 
 
 def long_tag(name: str, text: str) -> dict[str, str]:
-    """Return a text of any length as tags: ``name``, ``name.2``, ..."""
-    parts = [text[i : i + LONGEST_TAG] for i in range(0, len(text), LONGEST_TAG)] or [""]
+    """Return a text of any length as tags: ``name``, ``name.2``, ...
+
+    The last is never full: one that is left of a longer text is not taken for a part of this.
+    """
+    parts = [text[i : i + LONGEST_TAG] for i in range(0, len(text) + 1, LONGEST_TAG)]
     return {f"{name}.{i}" if i > 1 else name: part for i, part in enumerate(parts, 1)}
 
 
 def read_long_tag(tags: Mapping[str, str], name: str) -> str:
     """Return the text that :func:`long_tag` cut; an empty one where there is none."""
     parts = [tags.get(name, "")]
-    while (part := tags.get(f"{name}.{len(parts) + 1}")) is not None:
-        parts.append(part)
+    while len(parts[-1]) == LONGEST_TAG:
+        parts.append(tags.get(f"{name}.{len(parts) + 1}", ""))
     return "".join(parts)
 
 

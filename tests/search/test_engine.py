@@ -1,14 +1,16 @@
-"""When trials are judged."""
+"""When trials are judged, and how Ray is started."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from search import engine
 from search.engine import rungs
+from search.errors import SearchError
 
 ROUNDS = [11, 16, 39, 40, 41, 159, 160, 161, 500, 639, 640, 641, 1000, 2560, 10_000]
 
@@ -47,3 +49,35 @@ def test_earlier_trials_are_on_the_rungs() -> None:
     scheduler = engine._scheduler((10, 40), 60, scores)
     recorded = {m: sorted(rewards.values()) for m, rewards in scheduler._brackets[0]._rungs}
     assert recorded == {10: [-9.0, -8.5, -7.0], 40: [-8.0, -6.0]}
+
+
+class TestStartOfRay:
+    def test_a_busy_machine_gets_a_second_try(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ray gives its node 30 s to start; other work on the machine may take them."""
+        tries = []
+
+        def init(*_: object, **__: object) -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise Exception("The current node timed out during startup.")
+
+        monkeypatch.setattr("ray.init", init)
+        with engine.cluster("local", tmp_path):
+            assert len(tries) == 2
+
+    def test_one_that_never_starts_is_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What Ray raises is no more special than Exception, and no traceback for the user."""
+
+        def init(*_: object, **__: object) -> None:
+            raise Exception("timed out during startup.\nmore")
+
+        monkeypatch.setattr("ray.init", init)
+        with (
+            pytest.raises(SearchError, match=r"Ray does not start .*: timed out during startup"),
+            engine.cluster("local", tmp_path),
+        ):
+            pass
