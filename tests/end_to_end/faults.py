@@ -346,10 +346,11 @@ def worker_killed(scene: Scene) -> None:
 
 
 def _workers(command: Command) -> list[int]:
+    # Ray's own agents have such titles too; a raylet whose agent dies ends the driver with it
     return [
         pid
         for pid, line in processes(command.mark)
-        if line.startswith("ray::") and "IDLE" not in line
+        if line.startswith("ray::") and "IDLE" not in line and "Agent" not in line
     ]
 
 
