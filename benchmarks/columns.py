@@ -1,6 +1,6 @@
 """What each lossless form of the matrix costs, over columns kept and depth.
 
-``python benchmarks/columns.py --train-data X --valid-data Y --out columns.json`` measures, for each
+``python -m benchmarks.columns --train-data X --valid-data Y --out columns.json`` measures, for each
 point, the CPU seconds of one thread that the pruned and the bundled form take for the same model.
 :data:`trainables.columns.FEW_COLUMNS` comes from it (docs/decisions/0003-lossless-columns.md).
 """
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import xgboost
 
+from benchmarks.watch import machine
 from search import trips
 from trainables import columns
 from trainables.dataset import Dataset
@@ -86,17 +84,6 @@ def table(points: list[dict[str, Any]]) -> str:
     names = ("max_depth", "min_child_weight", "columns_kept", "pruned_cpu_s", "bundled_cpu_s")
     lines += [f"| {' | '.join(str(point[name]) for name in names)} |" for point in points]
     return "\n".join(lines) + "\n"
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on besides the code."""
-    packages = ("xgboost", "numpy", "scikit-learn")
-    return {
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-    }
 
 
 if __name__ == "__main__":

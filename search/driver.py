@@ -24,6 +24,7 @@ class Driver:
     """One process on one machine, as nothing else is named."""
 
     host: str
+    machine: str  # two machines may have one host name; nothing where it has no id
     boot: str  # of the machine; nothing where it has no such id
     processes: str  # the namespace in which ``pid`` counts
     pid: int
@@ -35,7 +36,7 @@ class Driver:
         """Return this process."""
         pid = os.getpid()
         return cls(
-            *(socket.gethostname(), *_machine()),
+            *(socket.gethostname(), _machine(), *_boot()),
             *(pid, _started(pid) or "", os.urandom(8).hex()),
         )
 
@@ -53,11 +54,12 @@ class Driver:
 
     def lives(self) -> bool | None:
         """Tell whether the process still runs; nothing where that cannot be seen from here."""
-        boot, processes = _machine()
-        if not boot or self.host != socket.gethostname():
+        boot, processes = _boot()
+        if not boot or (self.host, self.machine) != (socket.gethostname(), _machine()):
             return None
         if self.boot != boot:
-            return False  # the machine has started anew since
+            # the machine has started anew since, if it is this one
+            return False if self.machine else None
         if self.processes != processes:
             return None  # a container's process is not to be seen from another
         return _started(self.pid) == self.started
@@ -95,7 +97,14 @@ class Heartbeat:
                     return
 
 
-def _machine() -> tuple[str, str]:
+def _machine() -> str:
+    """Return what names the machine, as systemd has it (machine-id(5))."""
+    with contextlib.suppress(OSError):
+        return Path("/etc/machine-id").read_text().strip()
+    return ""
+
+
+def _boot() -> tuple[str, str]:
     """Return what names this start of the machine, and the namespace of its processes."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

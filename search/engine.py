@@ -132,27 +132,32 @@ def run_trials(
 
     With no ``searcher`` there is one trial, of the config ``only``. What became of the trials
     is told to ``callbacks``. ``rungs_before``: the scores of earlier trials, by trial and round.
+
+    :raises SearchError: ``folder`` cannot be written, its disk is full, say.
     """
     from ray import tune
 
-    tune.run(
-        tune.with_parameters(run_trial, data=data, job=job),
-        config=only or {},
-        search_alg=searcher,
-        num_samples=wanted,
-        max_concurrent_trials=slots.at_once if searcher is not None else None,
-        resources_per_trial={"cpu": slots.cpus_each},
-        scheduler=_scheduler(job.rungs, rounds, rungs_before),
-        # a process per trial costs seconds of imports each; these keep theirs
-        reuse_actors=True,
-        max_failures=WORKER_DEATHS,
-        raise_on_failed_trial=False,
-        callbacks=list(callbacks),
-        stop=_until(stop),
-        storage_path=str(folder),
-        name="tune",
-        verbose=0,
-    )
+    try:
+        tune.run(
+            tune.with_parameters(run_trial, data=data, job=job),
+            config=only or {},
+            search_alg=searcher,
+            num_samples=wanted,
+            max_concurrent_trials=slots.at_once if searcher is not None else None,
+            resources_per_trial={"cpu": slots.cpus_each},
+            scheduler=_scheduler(job.rungs, rounds, rungs_before),
+            # a process per trial costs seconds of imports each; these keep theirs
+            reuse_actors=True,
+            max_failures=WORKER_DEATHS,
+            raise_on_failed_trial=False,
+            callbacks=list(callbacks),
+            stop=_until(stop),
+            storage_path=str(folder),
+            name="tune",
+            verbose=0,
+        )
+    except OSError as error:  # Tune's own files: a trial's folder, its word on a dead worker
+        raise SearchError(f"--state-dir {folder.parent}: {error.strerror or error}") from error
 
 
 def run_refit(

@@ -64,6 +64,8 @@ class Journal:
                 if not self.waiting:
                     self._file.unlink(missing_ok=True)
             os.close(self._descriptor)
+            # a thread that was not waited for must not write into whatever is opened next
+            self._descriptor = -1
 
     def append(self, note: Note) -> int:
         """Write a note down; return its number.
@@ -90,7 +92,7 @@ class Journal:
 
     def sync(self) -> None:
         """Have what was written survive a power cut, too."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a closed one is a ValueError here
             os.fdatasync(self._descriptor)
 
     def _hold(self) -> None:

@@ -65,15 +65,16 @@ def driven(
             tags = {**said.tags, **provenance.machine(), **claim, ROLE: "search"}
             with stop.unbroken():
                 run_id = store.create(settings.name, tags, now_ms())
-            stack.enter_context(store.closing(run_id, stop.unbroken))
+                stack.enter_context(store.closing(run_id, stop.unbroken))
             journal = stack.enter_context(Journal(_journal(settings.state_dir, run_id)))
         else:
             run_id = search.run_id
             former = resume.state_folder(search, settings.state_dir)
             journal = stack.enter_context(Journal(_journal(former, run_id)))
             store.describe(run_id, tags={**claim, **said.tags, STATE_DIR: str(former)})
-            store.reopen(run_id)
-            stack.enter_context(store.closing(run_id, stop.unbroken))
+            with stop.unbroken():
+                store.reopen(run_id)
+                stack.enter_context(store.closing(run_id, stop.unbroken))
 
         def beat() -> str:
             tags = store.tags(run_id)

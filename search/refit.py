@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +50,10 @@ class RefitJob:
         counted = {"rounds": rounds} if self.plan.rounds else {}
         parent = {PARENT: self.parent_run_id, ROLE: "refit"}
         name = f"{self.plan.settings.name}-refit"
-        with self.stop.unbroken():
-            run_id = self.store.create(name, {**self.facts.tags, **parent}, now_ms())
-        with self.store.closing(run_id, self.stop.unbroken):
+        with contextlib.ExitStack() as stack:
+            with self.stop.unbroken():
+                run_id = self.store.create(name, {**self.facts.tags, **parent}, now_ms())
+                stack.enter_context(self.store.closing(run_id, self.stop.unbroken))
             try:
                 return self._refit(best, rounds, run_id, {**best.params, **counted})
             except (SearchError, MlflowException):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from search.errors import InputError
 
 ANSWER_TIMEOUT_S = 6.0
+
+# where MLflow's client looks for credentials (its documentation, "Authentication")
+USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 
 def check(tracking_uri: str) -> None:
@@ -55,6 +58,25 @@ def without_credentials(uri: str) -> str:
         return uri
     query = "..." if parts.query else ""
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+
+
+def credentials_apart(uri: str) -> tuple[str, dict[str, str]]:
+    """Return an HTTP URI without its user and password, and the variables that hold them.
+
+    MLflow's client reads them there; an error of its own that names the URI tells nobody then.
+    """
+    if not uri.lower().startswith(("http://", "https://")):
+        return uri, {}
+    parts = urlsplit(uri)
+    if parts.username is None:
+        return uri, {}
+    said = {USER: unquote(parts.username), PASSWORD: unquote(parts.password or "")}
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), said
+
+
+def scrubbed(text: str) -> str:
+    """Return a text with no user or password in any URI it names."""
+    return re.sub(r"://[^/\s@]*@", "://", text)
 
 
 def _timed_out(reason: object) -> bool:

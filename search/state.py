@@ -68,11 +68,11 @@ def _locked(folder: Path) -> int | None:
 def _sweep(state_dir: Path) -> None:
     """Remove what searches left that were killed."""
     for folder in state_dir.iterdir():
-        if (folder / "lock").is_file() and any((folder / each).exists() for each in PASSING):
-            with contextlib.suppress(OSError):  # another user's
-                if (lock := _locked(folder)) is not None:
-                    _remove_passing(folder)
-                    os.close(lock)
+        with contextlib.suppress(OSError):  # another user's
+            left = any((folder / each).exists() for each in PASSING)
+            if left and (folder / "lock").is_file() and (lock := _locked(folder)) is not None:
+                _remove_passing(folder)
+                os.close(lock)
 
 
 def _remove_passing(folder: Path) -> None:

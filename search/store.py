@@ -23,7 +23,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from search.errors import InputError, Interrupted, SearchError, TakenOver
-from search.server import unusable
+from search.server import credentials_apart, scrubbed, unusable
 
 CONNECT_TIMEOUT_S = 12.0
 CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
@@ -124,6 +124,8 @@ class Store:
         # would make a second run: who may wait, here, knows what to look for first.
         os.environ[CLIENT_RETRIES] = "0"
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        uri, credentials = credentials_apart(uri)
+        os.environ.update(credentials)
         patience_s = CREATE_TIMEOUT_S if uri.startswith("sqlite:") else CONNECT_TIMEOUT_S
         return cls(
             uri, within(patience_s, lambda: _experiment_id(uri, experiment_name, create), uri)
@@ -146,7 +148,8 @@ class Store:
             found = self._created(name, at_ms) if tried > 1 else None
             if found is not None:
                 return found
-            run = self.client.create_run(self.experiment_id, at_ms, dict(tags), name)
+            kept = {key: _storable(text) for key, text in tags.items()}
+            run = self.client.create_run(self.experiment_id, at_ms, kept, name)
             return str(run.info.run_id)
 
         return self.ask(made)
@@ -165,7 +168,7 @@ class Store:
         """Write params and tags in one request, and the data the run uses in another."""
         entities: list[Param | RunTag] = [
             *(Param(name, _param(value)) for name, value in (params or {}).items()),
-            *(RunTag(name, value) for name, value in (tags or {}).items()),
+            *(RunTag(name, _storable(value)) for name, value in (tags or {}).items()),
         ]
         for batch in _batches(entities, DESCRIBED_A_REQUEST):
             kept = [each for each in batch if isinstance(each, Param)]
@@ -178,7 +181,7 @@ class Store:
         self, run_id: str, scores: Sequence[Score], tags: Mapping[str, str] | None = None
     ) -> None:
         """Write metrics, as few requests as the store takes, and tags with the last of them."""
-        told = [RunTag(name, value) for name, value in (tags or {}).items()]
+        told = [RunTag(name, _storable(value)) for name, value in (tags or {}).items()]
         batches = list(_batches(scores, METRICS_A_REQUEST - len(told))) or [[]]
         for i, batch in enumerate(batches):
             metrics = [Metric(s.key, s.value, s.at_ms, s.step) for s in batch]
@@ -190,7 +193,7 @@ class Store:
 
         :raises Unwritable: the artifact store does not take it.
         """
-        self._write(lambda: self.client.log_text(run_id, text, path))
+        self._write(lambda: self.client.log_text(run_id, _storable(text), path))
 
     def write_file(self, run_id: str, file: str, folder: str) -> None:
         """Keep a file as an artifact of the run.
@@ -311,8 +314,8 @@ def now_ms() -> int:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, on one line of at most 300 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Return what an error says, on one line of at most 300 characters, without credentials."""
+    return scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _experiment_id(uri: str, name: str, create: bool) -> str:
@@ -364,8 +367,13 @@ def within(seconds: float, ask: Callable[[], T], uri: str) -> T:
 
 
 def _param(value: Any) -> str:
-    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+    text = _storable(json.dumps(value) if isinstance(value, dict | list) else str(value))
     return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 3]}..."
+
+
+def _storable(text: str) -> str:
+    """Return a text as UTF-8 and every database can hold it; anyone's exception may say more."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _batches(entities: Sequence[T], at_once: int) -> Iterator[Sequence[T]]:

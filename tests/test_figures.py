@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import columns
+from benchmarks import appetite, columns
 
 TOP = Path(__file__).parent.parent
 
@@ -16,3 +16,9 @@ def test_lossless_columns() -> None:
     decision = (TOP / "docs/decisions/0003-lossless-columns.md").read_text()
     assert columns.table(points) in decision
     assert all(point["same_rmse"] for point in points)
+
+
+def test_appetite() -> None:
+    """The README's table of what a search takes is made from its JSON."""
+    found = json.loads((TOP / "benchmarks/results/appetite.json").read_text())
+    assert appetite.table(found) in (TOP / "README.md").read_text()

@@ -17,7 +17,12 @@ from search import driver as driver_module
 from search.driver import Driver, Heartbeat
 
 WAIT_S = 10.0
-OTHER = Driver("elsewhere", "b", "pid:[1]", 7, "99", "0123456789abcdef")
+OTHER = Driver("elsewhere", "m", "b", "pid:[1]", 7, "99", "0123456789abcdef")
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_machine", lambda: "this")
 
 
 class TestLives:
@@ -58,8 +63,20 @@ class TestLives:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """On a machine that names neither its start nor its processes, only beats tell."""
-        monkeypatch.setattr(driver_module, "_machine", lambda: ("", ""))
+        monkeypatch.setattr(driver_module, "_boot", lambda: ("", ""))
         assert Driver.this().lives() is None
+
+    def test_another_machine_of_the_same_name_cannot_be_seen(self) -> None:
+        """Many machines are called localhost; theirs is another start, and not a death."""
+        assert replace(Driver.this(), machine="that", boot="another").lives() is None
+
+    def test_machines_without_ids_are_not_taken_for_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where nothing names the machine, another boot may be another machine's."""
+        monkeypatch.setattr(driver_module, "_machine", lambda: "")
+        assert replace(Driver.this(), boot="another").lives() is None
+        assert Driver.this().lives() is True
 
     def test_a_process_of_any_name_is_seen(self) -> None:
         """A process may call itself by spaces and brackets; its start is read all the same."""

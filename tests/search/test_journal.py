@@ -274,6 +274,17 @@ class TestSize:
             journal.cross_off(journal.append(NOTES[0]))
         assert list(file.parent.iterdir()) == []
 
+    def test_after_the_end_nothing_is_written_anywhere(self, file: Path, tmp_path: Path) -> None:
+        """A thread that was not waited for finds a closed file, not the next one opened."""
+        with Journal(file) as journal:
+            number = journal.append(Started("0001", {}, 1))
+        with (tmp_path / "next").open("wb"):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                journal.append(Started("0001", {}, 1))
+            journal.cross_off(number)
+            journal.sync()
+        assert (tmp_path / "next").read_bytes() == b""
+
     def test_it_is_kept_at_the_end_when_something_waits(self, file: Path) -> None:
         """What the server has yet to hear stays, and nothing beside it."""
         with Journal(file) as journal:

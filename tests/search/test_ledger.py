@@ -18,7 +18,7 @@ from search.store import Data, Score, Store, long_tag
 from search.writer import TrialRuns
 
 PARAMS = {"max_depth": 7, "learning_rate": 0.125}
-DRIVER = Driver("elsewhere", "b", "pid:[1]", 7, "99", "0123456789abcdef")
+DRIVER = Driver("elsewhere", "m", "b", "pid:[1]", 7, "99", "0123456789abcdef")
 NewStore = Callable[[Path], str]
 
 

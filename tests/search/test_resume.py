@@ -27,7 +27,7 @@ from search.writer import TrialRuns
 
 SPACE = Space({"x": hp.uniform("x", 0, 10)})
 SPACE_OF_TWO = Space({"x": hp.uniform("x", 0, 10), "y": hp.uniform("y", 0, 10)})
-ELSEWHERE = Driver("elsewhere", "b", "pid:[1]", 7, "99", "0123456789abcdef")
+ELSEWHERE = Driver("elsewhere", "m", "b", "pid:[1]", 7, "99", "0123456789abcdef")
 OPTIONS = {"search.options": json.dumps({"num_samples": 5})}
 NewStore = Callable[[Path], str]
 

@@ -132,6 +132,23 @@ def test_what_is_not_a_searchs_stays(state_dir: Path) -> None:
     assert (state_dir / "s1.journal").read_text() == "x"
 
 
+def test_another_users_folder_that_cannot_be_looked_into_is_no_error(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state folder may be shared: 0700 hides even whether a file is there."""
+    looked = Path.exists
+
+    def exists(path: Path) -> bool:
+        if "theirs" in path.parts:
+            raise PermissionError(13, "Permission denied")
+        return looked(path)
+
+    (state_dir / "theirs").mkdir(parents=True)
+    monkeypatch.setattr(Path, "exists", exists)
+    with own_folder(state_dir, "mine") as folder:
+        assert folder.name == "mine"
+
+
 def test_another_users_folder_is_no_error(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what is left cannot be locked, it is left."""
     theirs = leave(state_dir / "theirs")

@@ -233,6 +233,18 @@ class TestCreate:
         assert client.calls == ["create_run"]
 
 
+def test_any_text_can_be_stored(store: Store) -> None:
+    """What a trainable raises may hold what no database does; it is said by its escapes."""
+    odd = "half of a pair \ud83d and a \0"
+    run_id = store.create("odd", {"a": odd}, 1)
+    store.describe(run_id, {"b": odd}, {"c": odd})
+    store.score(run_id, [], {"d": odd})
+    store.write_text(run_id, odd, "odd.txt")
+    data = store.client.get_run(run_id).data
+    said = {data.tags[name] for name in "acd"} | {data.params["b"]}
+    assert said == {"half of a pair \\ud83d and a \\0"}
+
+
 class TestDescribed:
     @pytest.fixture
     def store(self) -> Store:

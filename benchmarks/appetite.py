@@ -1,0 +1,115 @@
+"""What a search of many trials takes beside its training: disk, memory, open files.
+
+``python -m benchmarks.appetite --trials 1000 --out appetite.json`` runs trials that cost nothing,
+each with a curve of twenty rounds, into a sqlite store, and watches the driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.watch import folder_bytes, machine, watched
+
+TRIVIAL = """
+from typing import Any, ClassVar
+
+from hyperopt import hp
+from trainables.linear import LINEAR
+
+
+class Trivial:
+    name = "trivial"
+    flavor = "sklearn"
+    artifact = "models/model.bin"
+    settings: ClassVar[dict[str, Any]] = {}
+    search_space = {name: hp.uniform(name, -1, 1) for name in "abcde"}
+
+    def rounds(self, settings):
+        return 20
+
+    def train(self, params, data, settings, on_round):
+        curve = []
+        for number in range(20):
+            curve.append(sum(value**2 for value in params.values()) + 1 / (number + 1))
+            on_round(curve)
+        return curve
+
+    def refit(self, params, data, settings, rounds):
+        return LINEAR.refit({}, data, settings, rounds)
+
+    def load(self, model):
+        return LINEAR.load(model)
+
+    def predict(self, model, features):
+        return LINEAR.predict(model, features)
+
+
+TRIVIAL = Trivial()
+"""
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("appetite.json"))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measured(Path(folder), given.trials)
+    given.out.write_text(json.dumps({**machine(), **found}, indent=1) + "\n")
+    print(table(found))
+
+
+def measured(folder: Path, trials: int) -> dict[str, Any]:
+    """Run the search in ``folder``; return its figures."""
+    (folder / "trivial.py").write_text(TRIVIAL)
+    state = folder / "state"
+    argv = [sys.executable, "-m", "search.run", "--trainable", "trivial:TRIVIAL"]
+    argv += ["--train-data", "sample", "--valid-data", "sample", "--num-samples", str(trials)]
+    argv += ["--scheduler", "none", "--state-dir", str(state), "--json"]
+    path = {"PYTHONPATH": f"{folder}:{Path(__file__).parent.parent}"}
+    seen = watched(argv, folder, environment=path, disk=state)
+    if seen.code:
+        raise SystemExit(f"the search ended with {seen.code}: {seen.stderr[-500:]}")
+    report = json.loads(seen.stdout)
+    begun = report["seconds"]["start_up"]
+    during = [
+        sample for sample in seen.samples if 0 < sample.at_s - begun < report["seconds"]["search"]
+    ]
+    tenth = max(1, len(during) // 10)
+    early, late = during[:tenth], during[-tenth:]
+    return {
+        "trials": trials,
+        "seconds": report["seconds"],
+        "store_bytes": (folder / "mlflow.db").stat().st_size,
+        "artifact_bytes": folder_bytes(folder / "mlruns"),
+        "state_bytes_peak": int(seen.peak(lambda sample: sample.disk_bytes)),
+        "state_bytes_left": folder_bytes(state),
+        "driver_rss_bytes_first_tenth": max(sample.rss_bytes for sample in early),
+        "driver_rss_bytes_last_tenth": max(sample.rss_bytes for sample in late),
+        "driver_files_peak": int(seen.peak(lambda sample: sample.files)),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the figures as the documents show them."""
+    mib = 1 << 20
+    rows = {
+        "in the tracking store (sqlite)": f"{found['store_bytes'] / mib:.1f} MiB",
+        "in the state folder, at most": f"{found['state_bytes_peak'] / mib:.1f} MiB",
+        "in the state folder, afterwards": f"{found['state_bytes_left'] / mib:.1f} MiB",
+        "driver's memory, first tenth": f"{found['driver_rss_bytes_first_tenth'] / mib:.0f} MiB",
+        "driver's memory, last tenth": f"{found['driver_rss_bytes_last_tenth'] / mib:.0f} MiB",
+        "files the driver holds open, at most": f"{found['driver_files_peak']}",
+    }
+    head = [f"| a search of {found['trials']:,} trials | |", "|---|---|"]
+    return "\n".join([*head, *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Runs a command and watches what all of its processes use: time, CPU, memory, files, disk.
+
+The processes are found by a mark in their environment, so that daemons which leave the command's
+session are counted too. Needs /proc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+MARK = "BENCHMARK_MARK"
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+NAMED = ("ray", "mlflow", "hyperopt", "xgboost", "scikit-learn", "numpy", "optuna")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the command's first process used at one moment, and what all of them together."""
+
+    at_s: float  # since the command's start
+    cpu_s: float  # of the first process, so far
+    rss_bytes: int  # of the first process
+    files: int  # open in the first process
+    all_rss_bytes: int
+    disk_bytes: int  # of the watched folder
+    workers: int  # processes that Ray gave to a trial
+
+
+@dataclass
+class Watched:
+    """One command that has ended."""
+
+    code: int
+    wall_s: float
+    cpu_s: float  # of all its processes
+    stdout: str
+    stderr: str
+    samples: list[Sample] = field(default_factory=list)
+
+    def peak(self, of: Callable[[Sample], float]) -> float:
+        """Return the highest value of something that was sampled."""
+        return max(map(of, self.samples), default=0.0)
+
+
+def watched(
+    argv: Sequence[str],
+    folder: Path,
+    *,
+    every_s: float = 0.5,
+    timeout_s: float = 3600.0,
+    environment: Mapping[str, str] | None = None,
+    disk: Path | None = None,
+) -> Watched:
+    """Run ``argv`` in ``folder`` to its end, looking at it ``every_s`` seconds.
+
+    :raises TimeoutError: it did not end within ``timeout_s``; it was killed.
+    """
+    mark = uuid.uuid4().hex
+    around = {**os.environ, **(environment or {}), MARK: mark}
+    cpu: dict[tuple[int, str], float] = {}  # (pid, start) -> CPU seconds last seen
+    samples: list[Sample] = []
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        started = time.monotonic()
+        process = subprocess.Popen(argv, cwd=folder, env=around, stdout=out, stderr=err)
+        while process.poll() is None:
+            samples.append(_sample(process.pid, mark, started, cpu, disk))
+            if time.monotonic() - started > timeout_s:
+                process.kill()
+                raise TimeoutError(f"{argv[0]} did not end within {timeout_s:.0f} s")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(every_s)
+        wall_s = time.monotonic() - started
+        out.seek(0)
+        err.seek(0)
+        # what the command waited for and nobody sampled is in its own account
+        return Watched(
+            process.returncode, wall_s, sum(cpu.values()), out.read(), err.read(), samples
+        )
+
+
+def machine() -> dict[str, Any]:
+    """Return where and with what the figures were made."""
+    versions = {}
+    for name in NAMED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _sample(
+    first: int,
+    mark: str,
+    started: float,
+    cpu: dict[tuple[int, str], float],
+    disk: Path | None,
+) -> Sample:
+    rss = workers = first_rss = first_files = 0
+    first_cpu = 0.0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() not in (entry / "environ").read_bytes():
+                continue
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            used = (int(fields[11]) + int(fields[12])) / TICKS
+            cpu[int(entry.name), fields[19]] = used
+            resident = int((entry / "statm").read_text().split()[1]) * PAGE
+            rss += resident
+            title = (entry / "cmdline").read_bytes()
+            workers += title.startswith(b"ray::") and b"IDLE" not in title and b"Agent" not in title
+            if int(entry.name) == first:
+                first_rss, first_cpu = resident, used
+                first_files = len(list((entry / "fd").iterdir()))
+    return Sample(
+        time.monotonic() - started,
+        *(first_cpu, first_rss, first_files, rss),
+        0 if disk is None else folder_bytes(disk),
+        workers,
+    )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return how much disk the files of a folder take; sockets and links take none."""
+    total = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found = os.lstat(os.path.join(top, name))
+                total += found.st_blocks * 512
+    return total

@@ -1,0 +1,40 @@
+"""A tracking URI with a password: used, and shown to nobody."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.server import credentials_apart, scrubbed, without_credentials
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://bob:pw@host:5000/x", "http://host:5000/x"),
+        ("postgresql://bob:p%40w@host/db", "postgresql://host/db"),
+        ("https://host/x?token=abc", "https://host/x?..."),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_what_is_shown_has_no_credentials(uri: str, shown: str) -> None:
+    """Neither user nor password nor a signed query is shown."""
+    assert without_credentials(uri) == shown
+
+
+def test_http_credentials_go_by_the_environment() -> None:
+    """The client is given a URI that it may name in any error."""
+    uri, said = credentials_apart("https://bob:p%40w%3A@host:5000/x")
+    assert uri == "https://host:5000/x"
+    assert said == {"MLFLOW_TRACKING_USERNAME": "bob", "MLFLOW_TRACKING_PASSWORD": "p@w:"}
+
+
+@pytest.mark.parametrize("uri", ["http://host:5000", "sqlite:///a.db", "postgresql://b:p@h/d"])
+def test_others_are_left_alone(uri: str) -> None:
+    """Without credentials there are none; a database's driver reads its own."""
+    assert credentials_apart(uri) == (uri, {})
+
+
+def test_an_error_that_names_a_uri_is_scrubbed() -> None:
+    """What a library says is shown without the password in it."""
+    said = "API request to http://bob:S3CRET@host/api failed; postgresql://bob:S3CRET@h/db"
+    assert scrubbed(said) == "API request to http://host/api failed; postgresql://h/db"
