@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
+
 from search import engine, months, provenance, resume, trips
 from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.facts import Facts, facts
@@ -22,9 +24,10 @@ from search.refit import RefitJob
 from search.report import Report, counted, end_lines, nothing_finished_line, trials_line
 from search.resume import Before
 from search.searcher import Past, Proposal, TPESearch, trial_id
+from search.server import unusable
 from search.settings import Settings, resumed
 from search.stopping import Stop
-from search.store import SUPERSEDED, Score, Store, now_ms, within
+from search.store import SUPERSEDED, Score, Store, first_line, now_ms, within
 from search.tracker import TrialTracker
 from search.trial import SCORE, Shared
 from search.trips import Prepared
@@ -55,7 +58,10 @@ def conduct(asked: Settings, folder: Path, tell: Teller, stop: Stop, clock: Cloc
     if not said.commit_is_known:
         variable = provenance.COMMIT_VARIABLE
         tell.say(f"warning: the git commit of the code is unknown; set {variable} to it")
-    done, told = _known(store, plan, search, said, tell)
+    try:
+        done, told = _known(store.patient(tell.say, READ_BACK_S), plan, search, said, tell)
+    except MlflowException as error:
+        raise unusable(store.uri, first_line(error)) from error
     patient = store.patient(tell.say)
     if search is not None and search.status == "FINISHED" and _is_whole(done, plan):
         tell.say(f"search {settings.name!r} is complete: nothing is left to do")
@@ -139,9 +145,12 @@ def _caught_up(
             journal.cross_off(number)
     if journal.waiting:
         tell.say(f"sending {len(journal.waiting)} notes that an earlier start could not send")
-        with Writer(runs, journal, say=tell.say, hurried=lambda: stop.interrupted):
+        with Writer(runs, journal, say=tell.say, interrupted=lambda: stop.interrupted):
             pass
-    return resume.before(runs.store, search)
+    resume.end_what_runs(runs.store, search)
+    done = resume.before(runs.store, search)
+    runs.remove_doubles(done.run_ids)
+    return done
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,7 @@ class Trials:
             known=done.run_ids,
             say=say,
             fail=stop.fail,
+            interrupted=lambda: stop.interrupted,
             hurried=lambda: stop.hurried,
             abandoned=lambda: isinstance(stop.failure, TakenOver),
         )
@@ -189,6 +199,8 @@ class Trials:
                 if not isinstance(stop.failure, TakenOver):
                     tracker.interrupt()
                 shutil.rmtree(self.folder / "tune", ignore_errors=True)
+        if writer.doubtful:
+            self.runs.remove_doubles(writer.run_ids)
         say(trials_line(tracker.outcomes, out_of_time=stop.out_of_time))
         return dataclasses.replace(done, ended=tracker.outcomes, run_ids=writer.run_ids)
 
@@ -269,9 +281,6 @@ def _best_or_error(done: Before, stop: Stop) -> Outcome:
 def _refitted(job: RefitJob, chosen: Outcome, done: Before, store: Store) -> LoggedRefit:
     """Refit; then mark the refits that this one takes the place of."""
     refit = job.run(chosen)
-    for run_id, status in done.broken_refits:
-        if status == "RUNNING":
-            store.end(run_id, "FAILED", now_ms())
     former = [run_id for run_id, _ in done.broken_refits]
     former += [done.refit.run_id] if done.refit else []
     for run_id in former:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mlflow import MlflowClient
@@ -89,7 +90,7 @@ class Ledger:
     """The searches of one experiment."""
 
     def __init__(self, store: Store) -> None:
-        self._experiment_id = store.experiment_id
+        self._store = store
         self._client = MlflowClient(store.uri, registry_uri=store.uri)
 
     def search(self, name: str) -> LoggedSearch | None:
@@ -106,7 +107,7 @@ class Ledger:
         """Return the trials of a search, by number; of a trial with two runs, the first."""
         found: dict[str, LoggedTrial] = {}
         children = self._children(search.run_id, "trial")
-        for run in sorted(children, key=lambda run: run.info.start_time):
+        for run in sorted(children, key=_first_and_fullest):
             trial = _trial(run)
             found.setdefault(trial.outcome.trial_id, trial)
         return [found[trial_id] for trial_id in sorted(found, key=int)]
@@ -116,9 +117,15 @@ class Ledger:
         runs = self._children(parent_run_id, "trial", f" and tags.`{TRIAL_ID}` = '{trial_id}'")
         return next((str(run.info.run_id) for run in runs), None)
 
+    def trial_runs(self, parent_run_id: str) -> Iterator[tuple[str, str]]:
+        """Yield each run of each trial, by the trial's id."""
+        for run in self._children(parent_run_id, "trial"):
+            yield run.data.tags[TRIAL_ID], str(run.info.run_id)
+
     def rounds(self, run_id: str) -> int:
         """Return how many rounds of a trial's curve its run has."""
-        return len({point.step for point in self._client.get_metric_history(run_id, CURVE)})
+        history = self._store.ask(lambda: self._client.get_metric_history(run_id, CURVE))
+        return len({point.step for point in history})
 
     def refits(self, search: LoggedSearch) -> tuple[LoggedRefit | None, Sequence[tuple[str, str]]]:
         """Return the refit that stands, and of those that came to no end the run and its status."""
@@ -140,8 +147,14 @@ class Ledger:
         page = None
         while page is None or page.token:
             token = page.token if page else None
-            page = self._client.search_runs([self._experiment_id], wanted, page_token=token)
+            ask = partial(self._client.search_runs, [self._store.experiment_id], wanted)
+            page = self._store.ask(partial(ask, page_token=token))
             yield from page
+
+
+def _first_and_fullest(run: Run) -> tuple[int, int]:
+    """Order a trial's runs: of two made by one request, the one that was written to is meant."""
+    return int(run.info.start_time), -len(run.data.tags) - len(run.data.params)
 
 
 def _search(run: Run) -> LoggedSearch:

@@ -16,7 +16,7 @@ from search.plan import Plan
 from search.searcher import Past, Proposal
 from search.settings import Settings
 from search.space import Space
-from search.store import Store
+from search.store import RUN_STATUS, STATUS, Store, now_ms
 
 LOOK_EVERY_S = 2.0
 
@@ -101,6 +101,8 @@ def see_the_same(search: LoggedSearch, plan: Plan, data_digest: str) -> None:
 
     :raises InputError: it is not.
     """
+    if not search.params:
+        return  # it was killed in its first second, before its first trial: nothing can differ
     pairs = (
         ("space.digest", plan.space.digest, "the search space of its trainable"),
         ("data.digest", data_digest, "its data"),
@@ -111,6 +113,24 @@ def see_the_same(search: LoggedSearch, plan: Plan, data_digest: str) -> None:
                 f"--resume {search.name}: {what} is another than it was ({name} {now}, it was "
                 f"{before}); start a new search, with --warm-start {search.name} if it may help"
             )
+
+
+def end_what_runs(store: Store, search: LoggedSearch) -> None:
+    """End the runs that a dead driver left open, as what they came to.
+
+    A trial that runs again opens its run again; one that does not, because the search is ended
+    once more or needs no more trials, is not left open for ever.
+    """
+    ledger = Ledger(store)
+    for trial in ledger.trials(search):
+        if trial.run_status == "RUNNING":
+            if not trial.has_ended:
+                store.describe(trial.run_id, tags={STATUS: "interrupted"})
+            status = trial.outcome.status if trial.has_ended else "interrupted"
+            store.end(trial.run_id, RUN_STATUS[status], now_ms())
+    for run_id, run_status in ledger.refits(search)[1]:
+        if run_status == "RUNNING":
+            store.end(run_id, "FAILED", now_ms())
 
 
 def before(store: Store, search: LoggedSearch) -> Before:

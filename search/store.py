@@ -10,11 +10,13 @@ import contextlib
 import itertools
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
@@ -38,6 +40,9 @@ DESCRIBED_A_REQUEST = 100
 LONGEST_PARAM = 6_000
 LONGEST_TAG = 8_000
 
+# sqlite's words for a migration that somebody else has done or is doing
+MADE_TWICE = ("already exists", "duplicate column name", "database is locked", "no such table")
+
 CLIENT_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 T = TypeVar("T")
@@ -60,6 +65,14 @@ STATE_DIR = "search.state_dir"
 SUPERSEDED = "search.superseded"
 
 CURVE = "validation-rmse"
+
+# MLflow's status of a run, by the trial's
+RUN_STATUS = {
+    "finished": "FINISHED",
+    "stopped": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
 
 
 @dataclass(frozen=True)
@@ -127,9 +140,7 @@ class Store:
         uri, credentials = credentials_apart(uri)
         os.environ.update(credentials)
         patience_s = CREATE_TIMEOUT_S if uri.startswith("sqlite:") else CONNECT_TIMEOUT_S
-        return cls(
-            uri, within(patience_s, lambda: _experiment_id(uri, experiment_name, create), uri)
-        )
+        return cls(uri, within(patience_s, lambda: _reached(uri, experiment_name, create), uri))
 
     def patient(self, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> Store:
         """Return the same store, for whom a server may be away for ``patience_s``."""
@@ -209,6 +220,10 @@ class Store:
     def end(self, run_id: str, status: str, at_ms: int) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
         self.ask(lambda: self.client.set_terminated(run_id, status, at_ms))
+
+    def delete(self, run_id: str) -> None:
+        """Take the run out of sight; MLflow keeps it among the deleted."""
+        self.ask(lambda: self.client.delete_run(run_id))
 
     @contextlib.contextmanager
     def closing(self, run_id: str, unbroken: Callable[[], Unbroken]) -> Iterator[None]:
@@ -316,6 +331,46 @@ def now_ms() -> int:
 def first_line(error: Exception) -> str:
     """Return what an error says, on one line of at most 300 characters, without credentials."""
     return scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+
+
+def _reached(uri: str, name: str, create: bool) -> str:
+    """Return the experiment's id, also where another process makes the same database just now.
+
+    MLflow goes through all migrations in the file itself, and two processes that do so at once
+    break it: ours is made aside. What `mlflow ui` has under way is waited for.
+    """
+    if create:
+        _make_whole(uri)
+    for wait_s in RETRY_AFTER_S if uri.startswith("sqlite:") else ():
+        try:
+            return _experiment_id(uri, name, create)
+        except Exception as error:  # of whichever layer the migration had come to
+            if not any(said in str(error) for said in MADE_TWICE):
+                raise
+        time.sleep(wait_s)
+    return _experiment_id(uri, name, create)
+
+
+def _make_whole(uri: str) -> None:
+    """Make a sqlite database that is not there yet, whole, and only then put it in its place."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as ARTIFACTS
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.engine import make_url
+
+    if not uri.startswith("sqlite:") or not (database := make_url(uri).database):
+        return
+    place = Path(database)
+    # where the folder cannot be written, or knows no links, MLflow's own way says so
+    with contextlib.suppress(OSError):
+        if place.exists() or database == ":memory:":
+            return
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".mlflow-") as folder:
+            aside = Path(folder) / place.name
+            made = SqlAlchemyStore(  # type: ignore[no-untyped-call]
+                f"sqlite:///{aside.absolute()}", ARTIFACTS
+            )
+            made.engine.dispose()
+            os.link(aside, place)  # never over one that is there by now
 
 
 def _experiment_id(uri: str, name: str, create: bool) -> str:

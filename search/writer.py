@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
 
-from search.errors import SearchError
+from search.errors import Interrupted, SearchError
 from search.journal import Journal
 from search.ledger import Ledger
 from search.notes import Ended, Note, Progressed, Started
@@ -26,6 +26,7 @@ from search.store import (
     POINT,
     RETRY_AFTER_S,
     ROLE,
+    RUN_STATUS,
     RUNGS,
     STATUS,
     TRIAL_ID,
@@ -43,13 +44,6 @@ HURRIED_S = 5.0  # the same, when the user does not want to wait
 TRACEBACK_TRIES = 3  # then it becomes a tag, which needs no artifact store
 LONGEST_TRACEBACK_TAG = 5_000  # characters, of its end
 
-RUN_STATUS = {
-    "finished": "FINISHED",
-    "stopped": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
-}
-
 
 @dataclass(frozen=True)
 class TrialRuns:
@@ -65,6 +59,15 @@ class TrialRuns:
     def find(self, trial_id: str) -> str | None:
         """Return the run of a trial, if there is one."""
         return Ledger(self.store).trial_run(self.parent_run_id, trial_id)
+
+    def remove_doubles(self, run_ids: Mapping[str, str]) -> None:
+        """Delete the runs of these trials that are not the ones named here.
+
+        A server that makes a run after its client gave up waiting makes it a second time.
+        """
+        for trial_id, run_id in Ledger(self.store).trial_runs(self.parent_run_id):
+            if run_ids.get(trial_id, run_id) != run_id:
+                self.store.delete(run_id)
 
     def create(self, note: Started) -> str:
         """Create the trial's run, named by the trial's id in the creating call."""
@@ -117,18 +120,21 @@ class Writer:
         say: Callable[[str], None] = lambda _: None,
         fail: Callable[[SearchError], None] = lambda _: None,
         hurried: Callable[[], bool] = lambda: False,
+        interrupted: Callable[[], bool] = lambda: False,
         abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
         """Send what ``journal`` still holds, then what is put.
 
         ``known``: the runs there are, by trial. ``fail`` hears what makes going on pointless;
-        ``hurried`` tells, at the end, whether to wait for the server at all; ``abandoned``,
-        whether the runs are no longer ours to write.
+        at the end ``interrupted`` tells that the user waits for no server that is away, and
+        ``hurried`` that not even one that answers is waited for; ``abandoned``, that the runs
+        are no longer ours to write.
         """
         self._runs, self._journal = runs, journal
         self._say, self._fail = say, fail
-        self._hurried, self._abandoned = hurried, abandoned
+        self._interrupted, self._hurried, self._abandoned = interrupted, hurried, abandoned
         self.run_ids: dict[str, str] = dict(known or {})  # trial id -> run id
+        self.doubtful: set[str] = set()  # trials whose run may have been made twice
         self._refused: set[str] = set()  # trials of which a note was refused, each said once
         self._notes: queue.SimpleQueue[tuple[int, Note] | None] = queue.SimpleQueue()
         self._replayed = {note.trial_id for note in journal.waiting.values()}
@@ -149,6 +155,7 @@ class Writer:
         """Send what is left, and wait for a server that is away, but not for ever.
 
         :raises SearchError: the server did not take all of it; the journal holds the rest.
+        :raises Interrupted: the same, when the user has ended the search.
         """
         self._give_up_at = time.monotonic() + DRAIN_S
         self._notes.put(None)
@@ -158,10 +165,13 @@ class Writer:
                 self._give_up_at = min(self._give_up_at, time.monotonic() + HURRIED_S)
                 self._thread.join(HURRIED_S)
                 break
+            if self._interrupted() and self._obstacle is not None:
+                self._give_up_at = min(self._give_up_at, time.monotonic() + HURRIED_S)
             self._thread.join(0.1)
-        if self.waiting:
+        if self.waiting and not self._abandoned():
             reason = first_line(self._obstacle) if self._obstacle else "it was not waited for"
-            raise SearchError(
+            kind = Interrupted if self._interrupted() or self._hurried() else SearchError
+            raise kind(
                 f"{self.waiting} notes of the trials are not in the tracking store yet ({reason})"
             ) from self._obstacle
 
@@ -240,7 +250,8 @@ class Writer:
     def _start(self, note: Started, *, again: bool) -> None:
         """Make the trial's run, or open again the one it has."""
         if note.trial_id not in self.run_ids and (again or note.trial_id in self._replayed):
-            # the answer may have been lost after the run was made
+            # the answer may have been lost after the run was made, or may still be made
+            self.doubtful.add(note.trial_id)
             found = self._runs.find(note.trial_id)
             self.run_ids |= {} if found is None else {note.trial_id: found}
         if (run_id := self.run_ids.get(note.trial_id)) is not None:

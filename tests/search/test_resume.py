@@ -22,7 +22,7 @@ from search.resume import Before
 from search.searcher import Past, Proposal
 from search.settings import Settings, parse
 from search.space import Space
-from search.store import Data, Score, Store
+from search.store import PARENT, Data, Score, Store
 from search.writer import TrialRuns
 
 SPACE = Space({"x": hp.uniform("x", 0, 10)})
@@ -143,9 +143,49 @@ class TestSameSearch:
         one_line(error, "--resume s1", "its data", "cd", "ef", "--warm-start s1")
 
     def test_a_search_that_never_said_is_refused(self, plan: Plan) -> None:
-        """Where nothing is known, nothing is the same."""
+        """Where its space is not known, it is not the same."""
         with pytest.raises(InputError, match="search space"):
-            resume.see_the_same(self.search(), plan, "cd")
+            resume.see_the_same(self.search(data_digest="cd"), plan, "cd")
+
+    def test_one_killed_before_it_said_anything_is_gone_on_with(self, plan: Plan) -> None:
+        """The parent run is made first and described then: what is between has no trials."""
+        resume.see_the_same(self.search(), plan, "cd")
+
+
+class TestLeftOpen:
+    """A driver that was killed leaves runs RUNNING; going on leaves none, whatever comes next."""
+
+    def test_runs_end_as_what_their_trials_came_to(self, store: Store) -> None:
+        """One that had its outcome has its status; one that was under way is interrupted."""
+        parent_run_id = parent(store)
+        runs = runs_of(store, parent_run_id)
+        wanted = {}
+        for number, status in enumerate(("finished", "stopped", "failed", ""), 1):
+            run_id = begun(runs, number, {"alpha": 0.1})
+            wanted[run_id] = {"failed": "FAILED", "": "KILLED"}.get(status, "FINISHED")
+            store.describe(run_id, tags={"search.status": status} if status else {})
+        refit = store.create("s1-refit", {PARENT: parent_run_id, "search.role": "refit"}, 5)
+        resume.end_what_runs(store, resume.found(store, "s1"))
+        found = {run_id: store.client.get_run(run_id).info.status for run_id in wanted}
+        assert found == wanted
+        assert store.client.get_run(refit).info.status == "FAILED"
+        assert resume.before(store, resume.found(store, "s1")).in_flight == [
+            Proposal("0004", {"alpha": 0.1})
+        ]
+
+    def test_a_second_run_of_a_trial_goes(self, store: Store) -> None:
+        """A server may make a run after its client has given up, and made another."""
+        parent_run_id = parent(store)
+        runs = runs_of(store, parent_run_id)
+        meant = begun(runs, 1, {"alpha": 0.1})
+        runs.describe(meant, Started("0001", {"alpha": 0.1}, 1_001))
+        late = begun(runs, 1, {"alpha": 0.1})
+        other = begun(runs, 2, {"alpha": 0.2})
+        known = resume.before(store, resume.found(store, "s1")).run_ids
+        assert known == {"0001": meant, "0002": other}
+        runs.remove_doubles(known)
+        stages = {each: store.client.get_run(each).info.lifecycle_stage for each in (meant, late)}
+        assert stages == {meant: "active", late: "deleted"}
 
 
 class TestNobodyDrives:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -468,6 +470,23 @@ class TestConnect:
         client.delete_experiment(client.create_experiment("taxis"))
         with pytest.raises(InputError, match="mlflow experiments restore"):
             Store.connect(uri, "taxis", create=create)
+
+    def test_several_may_make_one_database_at_once(self, tmp_path: Path) -> None:
+        """Searches, or a search and `mlflow ui`, may begin a folder at the same moment."""
+        code = (
+            "import sys\n"
+            "from search.store import Store\n"
+            "input()\n"
+            "print(Store.connect(sys.argv[1], 'e').experiment_id)\n"
+        )
+        command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'new.db'}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+        for each in started:
+            each.stdin.write("\n")
+            each.stdin.flush()
+        ended = [each.communicate(timeout=120) for each in started]
+        assert {out.strip() for out, _ in ended} == {"1"}, [err[-300:] for _, err in ended]
 
     def test_one_that_another_search_made_meanwhile_is_taken(
         self, new_store: NewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,10 +11,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    TEMPORARILY_UNAVAILABLE,
+)
 
 from search import writer as writer_module
-from search.errors import SearchError
+from search.errors import Interrupted, SearchError
 from search.journal import Journal
 from search.notes import Ended, Note, Progressed, Started
 from search.store import Data, Store
@@ -271,7 +275,7 @@ class TestServerAway:
         """Who does not want to wait is not kept waiting, and loses nothing."""
         monkeypatch.setattr(writer_module, "HURRIED_S", 0.1)
         wrap(store, refuses(ConnectionError("no route to host")))
-        with pytest.raises(SearchError, match="4 notes"):
+        with pytest.raises(SearchError, match=r"4 notes"):
             write(store, *FINISHED, hurried=lambda: True)
 
     def test_refusal_of_everything_waits_too(
@@ -348,10 +352,30 @@ def test_full_disk_is_said_and_nothing_waits_for_it(
     assert "No space left on device" in str(failures[0])
 
 
+def test_who_ends_the_search_waits_for_no_server_that_is_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One Ctrl-C is enough where nothing answers; it is an interrupt and no failure."""
+    monkeypatch.setattr(writer_module, "HURRIED_S", 0.1)
+    wrap(store, refuses(MlflowException("away", error_code=TEMPORARILY_UNAVAILABLE)))
+    with pytest.raises(Interrupted, match=r"4 notes .* are not in the tracking store yet"):
+        write(store, *FINISHED, interrupted=lambda: True)
+
+
+def test_who_ends_the_search_waits_for_a_server_that_answers(
+    store: Store, reader: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one Ctrl-C what is known is written."""
+    monkeypatch.setattr(writer_module, "HURRIED_S", 0.0)
+    write(store, *FINISHED, interrupted=lambda: True)
+    assert only_run(store, reader).info.status == "FINISHED"
+
+
 def test_abandoned_search_is_not_written(store: Store, reader: MlflowClient) -> None:
     """Another driver's runs are left alone; what was to say stays in the journal."""
-    with pytest.raises(SearchError):
-        write(store, *FINISHED, abandoned=lambda: True)
+    write(store, *FINISHED, abandoned=lambda: True)
+    with Journal(Path("s1.journal")) as journal:
+        assert list(journal.waiting.values()) == list(FINISHED)
     assert list(reader.search_runs([store.experiment_id])) == []
 
 
