@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hyperopt import JOB_STATE_DONE, JOB_STATE_NEW, STATUS_OK, Domain, Trials, rand, tpe
+from hyperopt import Domain
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from search.space import Point, Space
+from search.tpe import History, Sampler
 
 RANDOM_POINTS = 20  # finished trials before TPE models anything; hyperopt's own number
 
@@ -80,16 +81,15 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         self._ours = space
         self._seed = seed
         self._space = space.root
-        self._hpopt_trials = Trials()
         self._first = [space.labels_of(point) for point in first]
         self._again = deque((int(each.trial_id), space.labels_of(each.params)) for each in again)
         self._number_of: dict[str, int] = {}  # Tune's trial id -> ours
-        self._documents: dict[int, dict[str, Any]] = {}  # number -> hyperopt's document
-        self._failed: set[int] = set()
         self._lowest = 1  # no lower number is free
         self.domain = Domain(lambda point: point, space.root)
+        self._sampler = Sampler(self.domain)
+        self._history = History(list(self.domain.params))
         self._remember(list(past))
-        self._taken = {*self._documents, *(number for number, _ in self._again)}
+        self._taken = {*self._history.numbers, *(number for number, _ in self._again)}
 
     def suggest(self, trial_id_of_tune: str) -> dict[str, Any] | None:
         """Return the next :class:`Proposal`, as Tune's config."""
@@ -99,8 +99,7 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
             labels = self._first[number - 1]
         if labels is None:
             labels = self._drawn(number)
-        else:
-            self._insert(number, self._document(number, labels))
+        self._history.add(number, labels)
         return Proposal(trial_id(number), self._ours.point(labels)).config()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -113,8 +112,7 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         if (number := self._number_of.get(trial_id)) is None:
             return
         score = math.nan if error or not result else result.get(self.metric, math.nan)
-        self._end(number, score)
-        self._hpopt_trials.refresh()
+        self._history.end(number, score)
 
     def _free_number(self) -> int:
         """Take the lowest number that no trial has."""
@@ -128,59 +126,14 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         ours = sorted((each.number, each) for each in past if each.number is not None)
         # numbered 0, -1, ... so that no number of ours is taken
         for number, each in [*zip(range(1 - len(others), 1), others, strict=True), *ours]:
-            self._insert(number, self._document(number, self._ours.labels_of(each.params)))
-            self._end(number, math.nan if each.score is None else each.score)
-        self._hpopt_trials.refresh()
-
-    def _end(self, number: int, score: float) -> None:
-        document = self._documents[number]
-        document["state"] = JOB_STATE_DONE
-        if math.isfinite(score):
-            document["result"] = {"loss": float(score), "status": STATUS_OK}
-        else:
-            self._failed.add(number)
+            self._history.add(number, self._ours.labels_of(each.params))
+            self._history.end(number, math.nan if each.score is None else each.score)
 
     def _drawn(self, number: int) -> dict[str, Any]:
         """Draw a point, by TPE once enough trials have finished, else at random."""
-        self._count_failures_as_worst()
-        finished = sum(t["state"] == JOB_STATE_DONE for t in self._documents.values())
         # A seed for each suggestion, not a running generator: a search that goes on
         # elsewhere draws what this one would have drawn.
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0] >> 1)
-        if finished < RANDOM_POINTS:
-            documents = rand.suggest([number], self.domain, self._hpopt_trials, seed)
-        else:
-            documents = tpe.suggest(
-                *([number], self.domain, self._hpopt_trials, seed), n_startup_jobs=0, verbose=False
-            )
-        self._insert(number, documents[0])
-        return {label: drawn[0] for label, drawn in documents[0]["misc"]["vals"].items() if drawn}
-
-    def _count_failures_as_worst(self) -> None:
-        scores = [t["result"]["loss"] for n, t in self._documents.items() if self._scored(n, t)]
-        # Without any score yet, all failures are alike: any number will do.
-        worst = max(scores, default=0.0)
-        for number in self._failed:
-            self._documents[number]["result"] = {"loss": worst, "status": STATUS_OK}
-
-    def _scored(self, number: int, document: dict[str, Any]) -> bool:
-        return document["state"] == JOB_STATE_DONE and number not in self._failed
-
-    def _document(self, number: int, labels: dict[str, Any]) -> dict[str, Any]:
-        misc = {
-            "tid": number,
-            "cmd": self.domain.cmd,
-            "workdir": self.domain.workdir,
-            "idxs": {name: [number] if name in labels else [] for name in self.domain.params},
-            "vals": {name: [labels[name]] if name in labels else [] for name in self.domain.params},
-        }
-        result = self.domain.new_result()
-        document: dict[str, Any]
-        (document,) = self._hpopt_trials.new_trial_docs([number], [None], [result], [misc])
-        return document
-
-    def _insert(self, number: int, document: dict[str, Any]) -> None:
-        document["state"] = JOB_STATE_NEW
-        self._hpopt_trials.insert_trial_doc(document)
-        self._hpopt_trials.refresh()
-        self._documents[number] = self._hpopt_trials.trials[-1]
+        if self._history.finished < RANDOM_POINTS:
+            return self._sampler.random(number, seed)
+        return self._sampler.suggest(number, seed, self._history)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hyperopt import hp
-from hyperopt import tpe as hyperopts_tpe
 from hyperopt.pyll.stochastic import sample
 
 from search.errors import InputError
 from search.searcher import RANDOM_POINTS, Past, Proposal, TPESearch
 from search.space import Point, Space, fixed
+from search.tpe import Sampler
 from trainables.base import Setting
 
 SCORE = "rmse"
@@ -124,13 +124,13 @@ class TestRandomPhase:
     def modelled(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """Numbers of the trials that TPE, not chance, suggested."""
         numbers: list[int] = []
-        stock = hyperopts_tpe.suggest
+        stock = Sampler.suggest
 
-        def noted(new: list[int], *args: Any, **kwargs: Any) -> Any:
-            numbers.extend(new)
-            return stock(new, *args, **kwargs)
+        def noted(sampler: Sampler, number: int, *more: Any) -> Any:
+            numbers.append(number)
+            return stock(sampler, number, *more)
 
-        monkeypatch.setattr(hyperopts_tpe, "suggest", noted)
+        monkeypatch.setattr(Sampler, "suggest", noted)
         return numbers
 
     def test_running_trials_do_not_end_it(self, modelled: list[int]) -> None:
