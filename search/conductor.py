@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -45,8 +46,22 @@ def conduct(asked: Settings, folder: Path, tell: Teller, stop: Stop, clock: Cloc
     :raises SearchError: no trial finished, the refit failed, or the server stayed away.
     :raises Interrupted: the user ended it.
     """
-    plan, store, search = _begun(asked)
+    with contextlib.ExitStack() as stack:
+        return _conducted(asked, folder, tell, stop, clock, stack)
+
+
+def _conducted(
+    asked: Settings,
+    folder: Path,
+    tell: Teller,
+    stop: Stop,
+    clock: Clock,
+    stack: contextlib.ExitStack,
+) -> Report:
+    store, search = _found(asked) if asked.resume else (None, None)
+    plan = planned(asked if search is None else resumed(asked, search.options or {}))
     settings = plan.settings
+    cluster = engine.Cluster(settings.address, folder)
     located = months.locate(
         *(settings.train_data, settings.valid_data, settings.test_data),
         *(settings.data_dir, tell),
@@ -54,6 +69,9 @@ def conduct(asked: Settings, folder: Path, tell: Teller, stop: Stop, clock: Cloc
     prepared = trips.prepare(located.train, located.valid, located.test)
     for line in _rows_lines(prepared):
         tell.say(line)
+    if store is None:
+        stack.enter_context(cluster)  # starts while the store is reached: a new one takes seconds
+        store = _new(asked)
     said = facts(plan, prepared, located.origin, search.params if search else {})
     if not said.commit_is_known:
         variable = provenance.COMMIT_VARIABLE
@@ -66,40 +84,47 @@ def conduct(asked: Settings, folder: Path, tell: Teller, stop: Stop, clock: Cloc
     if search is not None and search.status == "FINISHED" and _is_whole(done, plan):
         tell.say(f"search {settings.name!r} is complete: nothing is left to do")
         return _report(plan, prepared, said, store, search.run_id, done, clock, {}, tell)
-    with engine.cluster(settings.address, folder):
-        stop.listen()
-        slots = engine.slots(settings.cpus_per_trial, settings.max_concurrent, plan.wanted)
-        shared = engine.share(prepared.dataset)
-        seconds = {"start_up": clock.lap()}
-        with driven(patient, plan, said, search, stop) as (parent_run_id, journal):
-            runs = TrialRuns(
-                *(store, settings.name, parent_run_id), *(said.params, said.tags, said.data)
+    if search is not None:
+        stack.enter_context(cluster)
+    cluster.join()
+    stop.listen()
+    slots = engine.slots(settings.cpus_per_trial, settings.max_concurrent, plan.wanted)
+    shared = engine.share(prepared.dataset)
+    seconds = {"start_up": clock.lap()}
+    with driven(patient, plan, said, search, stop) as (parent_run_id, journal):
+        runs = TrialRuns(
+            *(store, settings.name, parent_run_id), *(said.params, said.tags, said.data)
+        )
+        if search is not None:
+            done = _caught_up(runs, journal, search, tell, stop)
+        trials = Trials(plan, runs, journal, shared, slots, folder, tell, stop)
+        done = trials.run(done, told)
+        seconds["search"] = clock.lap()
+        chosen = _best_or_error(done, stop)
+        if done.refit is None or done.refit.best_trial_id != chosen.trial_id:
+            job = RefitJob(
+                plan, said, prepared, shared, patient, parent_run_id, tell, stop, cluster
             )
-            if search is not None:
-                done = _caught_up(runs, journal, search, tell, stop)
-            trials = Trials(plan, runs, journal, shared, slots, folder, tell, stop)
-            done = trials.run(done, told)
-            seconds["search"] = clock.lap()
-            chosen = _best_or_error(done, stop)
-            if done.refit is None or done.refit.best_trial_id != chosen.trial_id:
-                job = RefitJob(plan, said, prepared, shared, patient, parent_run_id, tell, stop)
-                done = dataclasses.replace(done, refit=_refitted(job, chosen, done, patient))
-            found = {"search.best_trial_id": chosen.trial_id}
-            patient.score(parent_run_id, [Score("rmse", chosen.rmse or 0.0, now_ms())], found)
-            seconds["refit"] = clock.lap()
+            done = dataclasses.replace(done, refit=_refitted(job, chosen, done, patient))
+        found = {"search.best_trial_id": chosen.trial_id}
+        patient.score(parent_run_id, [Score("rmse", chosen.rmse or 0.0, now_ms())], found)
+        seconds["refit"] = clock.lap()
+    stack.close()
     return _report(plan, prepared, said, store, parent_run_id, done, clock, seconds, tell)
 
 
-def _begun(asked: Settings) -> tuple[Plan, Store, LoggedSearch | None]:
-    """Check all that can be checked without the data."""
-    if not asked.resume:
-        plan = planned(asked)  # before the store: a new one takes seconds to make
-        store = Store.connect(asked.tracking_uri, asked.experiment_name)
-        within(READ_BACK_S, lambda: see_name_is_free(store, asked), asked.tracking_uri)
-        return plan, store, None
+def _new(asked: Settings) -> Store:
+    """Reach the store of a new search, and see that its name is free."""
+    store = Store.connect(asked.tracking_uri, asked.experiment_name)
+    within(READ_BACK_S, lambda: see_name_is_free(store, asked), asked.tracking_uri)
+    return store
+
+
+def _found(asked: Settings) -> tuple[Store, LoggedSearch]:
+    """Reach the store of a search that is to be gone on with, and find it there."""
     store = Store.connect(asked.tracking_uri, asked.experiment_name, create=False)
     search = within(READ_BACK_S, lambda: resume.found(store, asked.name), asked.tracking_uri)
-    return planned(resumed(asked, search.options or {})), store, search
+    return store, search
 
 
 def _known(

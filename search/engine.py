@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import ray
 
+from search import actors
 from search.errors import InputError, Interrupted, SearchError
 from search.trial import ROUND, SCORE, Job, Refitted, Shared, refit, run_trial
 from trainables.dataset import Dataset
@@ -65,32 +67,72 @@ def rungs(rounds: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-@contextlib.contextmanager
-def cluster(address: str, state_dir: Path) -> Iterator[None]:
-    """Start a Ray of our own (``local``), or join the running one at ``address``.
+class Cluster:
+    """A Ray of our own, or a running one, that starts and ends while something else is done.
 
-    :raises InputError: there is no cluster at the address.
-    :raises SearchError: Ray does not start here.
+    One thread does both and lives in between: Ray's processes are killed with the thread that
+    started them (PR_SET_PDEATHSIG, prctl(2)).
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    shared = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    with contextlib.ExitStack() as stack:
-        if address == "local":
-            session = state_dir / "ray"
+
+    def __init__(self, address: str, state_dir: Path) -> None:
+        """Name the cluster: ``local`` for one of our own below ``state_dir``."""
+        self._address, self._state_dir = address, state_dir
+        self._failure: BaseException | None = None
+        self._has_started, self._is_over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._live, name="cluster", daemon=True)
+
+    def __enter__(self) -> Cluster:
+        os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+        self._thread.join()
+
+    def join(self) -> None:
+        """Wait until it has started.
+
+        :raises InputError: there is no cluster at the address.
+        :raises SearchError: Ray does not start here.
+        """
+        self._has_started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def end(self) -> None:
+        """Begin to leave it, or to end it if it is ours: nothing more is asked of it."""
+        self._is_over.set()
+
+    def _live(self) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                self._start(stack)
+            except BaseException as error:  # noqa: BLE001 - carried over to who joins
+                self._failure = error
+                return
+            finally:
+                self._has_started.set()
+            self._is_over.wait()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        shared = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        if self._address == "local":
+            session = self._state_dir / "ray"
             short = stack.enter_context(_short_folder(session))
             _start({"include_dashboard": False, "_temp_dir": short, **shared})
         else:
             try:
-                _probe(address)
-                ray.init(address, **shared)
+                _probe(self._address)
+                ray.init(self._address, **shared)
             except (OSError, RuntimeError, ValueError) as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise InputError(
-                    f"--address {address}: no Ray cluster answers ({reason[:200]}); start one with "
-                    "`ray start --head` or `ray up`, or leave --address out for one of its own"
+                    f"--address {self._address}: no Ray cluster answers ({reason[:200]}); start "
+                    "one with `ray start --head` or `ray up`, or leave --address out for one of "
+                    "its own"
                 ) from error
         stack.callback(ray.shutdown)
-        yield
 
 
 def slots(cpus_per_trial: int, max_concurrent: int | None, wanted: int) -> Slots:
@@ -138,24 +180,25 @@ def run_trials(
     from ray import tune
 
     try:
-        tune.run(
-            tune.with_parameters(run_trial, data=data, job=job),
-            config=only or {},
-            search_alg=searcher,
-            num_samples=wanted,
-            max_concurrent_trials=slots.at_once if searcher is not None else None,
-            resources_per_trial={"cpu": slots.cpus_each},
-            scheduler=_scheduler(job.rungs, rounds, rungs_before),
-            # a process per trial costs seconds of imports each; these keep theirs
-            reuse_actors=True,
-            max_failures=WORKER_DEATHS,
-            raise_on_failed_trial=False,
-            callbacks=list(callbacks),
-            stop=_until(stop),
-            storage_path=str(folder),
-            name="tune",
-            verbose=0,
-        )
+        with actors.kept():
+            tune.run(
+                tune.with_parameters(run_trial, data=data, job=job),
+                config=only or {},
+                search_alg=searcher,
+                num_samples=wanted,
+                max_concurrent_trials=slots.at_once if searcher is not None else None,
+                resources_per_trial={"cpu": slots.cpus_each},
+                scheduler=_scheduler(job.rungs, rounds, rungs_before),
+                # a process per trial costs seconds of imports each; these keep theirs
+                reuse_actors=True,
+                max_failures=WORKER_DEATHS,
+                raise_on_failed_trial=False,
+                callbacks=list(callbacks),
+                stop=_until(stop),
+                storage_path=str(folder),
+                name="tune",
+                verbose=0,
+            )
     except OSError as error:  # Tune's own files: a trial's folder, its word on a dead worker
         raise SearchError(f"--state-dir {folder.parent}: {error.strerror or error}") from error
 
@@ -222,9 +265,21 @@ def _scheduler(
 ) -> Any:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
+    class FirstLive:
+        """Looks for the next trial among those that have not ended, not among all there were."""
+
+        def choose_trial_to_run(self, controller: Any) -> Any:
+            return next((t for t in controller.get_live_trials() if t.status == "PENDING"), None)
+
+    class OneAfterTheOther(FirstLive, FIFOScheduler):  # type: ignore[misc]
+        pass
+
+    class Halving(FirstLive, ASHAScheduler):  # type: ignore[misc]
+        pass
+
     if not milestones:
-        return FIFOScheduler()
-    scheduler = ASHAScheduler(
+        return OneAfterTheOther()
+    scheduler = Halving(
         time_attr=ROUND,
         metric=SCORE,
         mode="min",

@@ -40,9 +40,16 @@ class Logged:
 
 
 def log(
-    store: Store, run_id: str, trainable: Trainable, refitted: Refitted, prepared: Prepared
+    store: Store,
+    run_id: str,
+    trainable: Trainable,
+    refitted: Refitted,
+    prepared: Prepared,
+    scoring: Scoring,
 ) -> Logged:
     """Log everything a refit made, load it again, and see that it predicts the same.
+
+    ``scoring`` is a process that stands by for the validation trips.
 
     :raises SearchError: what was logged predicts something else.
     """
@@ -68,23 +75,22 @@ def log(
             pip_requirements=requirements,
         )
     made = Logged(logged.model_uri, raw.model_uri)
-    _check(made, store.uri, trainable, flavor, refitted, prepared)
+    _check(made, trainable, flavor, refitted, prepared, scoring)
     return made
 
 
 def _check(
     logged: Logged,
-    tracking_uri: str,
     trainable: Trainable,
     flavor: Any,
     refitted: Refitted,
     prepared: Prepared,
+    scoring: Scoring,
 ) -> None:
-    served = Scoring(logged.raw_trips_uri, prepared.valid.frame, tracking_uri)
     loaded = flavor.load_model(logged.flavor_uri)
     in_flavor = trainable.predict(loaded, prepared.dataset.valid.features)
     try:
-        from_raw_trips = served.result()
+        from_raw_trips = scoring.predictions(logged.raw_trips_uri)
     except RuntimeError as error:
         raise SearchError(f"the logged model cannot be loaded again: {error}") from error
     for name, answer in (("flavour", in_flavor), ("raw-trips", from_raw_trips)):

@@ -45,6 +45,8 @@ class Ended:
     rungs: Mapping[str, float] = field(default_factory=dict)  # round -> lowest score by then
     failure: str = ""
     traceback: str = ""
+    start: int = 0  # of the rest of the curve, as in a Progressed
+    curve: tuple[float, ...] = ()
 
 
 Note = Started | Progressed | Ended
@@ -65,7 +67,7 @@ def from_json(said: Mapping[str, Any]) -> Note:
     """
     fields = dict(said)
     kind = KINDS[fields.pop("kind")]
-    if kind is Progressed:
+    if "curve" in fields:
         fields["curve"] = tuple(fields["curve"])
     return kind(**fields)
 

@@ -18,6 +18,7 @@ from search.notes import Outcome
 from search.plan import Plan
 from search.progress import Teller
 from search.registry import Registered, Registry
+from search.score import Scoring
 from search.stopping import Stop
 from search.store import PARENT, ROLE, Score, Store, first_line, now_ms
 from search.trial import Refitted, Shared
@@ -39,6 +40,7 @@ class RefitJob:
     parent_run_id: str
     tell: Teller
     stop: Stop
+    cluster: engine.Cluster  # left once the model is fitted
 
     def run(self, best: Outcome) -> LoggedRefit:
         """Refit the best trial on a worker, log it, register it.
@@ -67,11 +69,19 @@ class RefitJob:
     ) -> LoggedRefit:
         chosen = {"search.best_trial_id": best.trial_id}
         self.store.describe(run_id, {**params, **self.facts.params}, chosen, self.facts.data)
+        frame, flavor = self.prepared.valid.frame, self.plan.trainable.flavor
+        with Scoring(frame, self.store.uri, flavor) as scoring:
+            return self._logged(best, rounds, run_id, scoring)
+
+    def _logged(self, best: Outcome, rounds: int, run_id: str, scoring: Scoring) -> LoggedRefit:
         refitted = self._fitted(best, rounds)
+        self.cluster.end()
         score = rmse(refitted.valid, self.prepared.valid.minutes)
         self._compare(score, best)
         test_score = self._test_score(refitted)
-        logged = models.log(self.store, run_id, self.plan.trainable, refitted, self.prepared)
+        logged = models.log(
+            *(self.store, run_id, self.plan.trainable, refitted, self.prepared, scoring)
+        )
         scores = [Score("rmse", score, now_ms())]
         if test_score is not None:
             scores.append(Score("test-rmse", test_score, now_ms()))

@@ -103,7 +103,8 @@ class Registry:
             return Standing(CHALLENGER, f"champion {champion} was not made by a search, not loaded")
         try:
             uri = f"models:/{self._name}/{champion}"
-            answer = Scoring(uri, trips, self._store.uri).result()
+            with Scoring(trips, self._store.uri) as scoring:
+                answer = scoring.predictions(uri)
             return standing(score, rmse(answer, minutes), made_up_data=False)
         except (RuntimeError, ValueError) as error:
             return Standing(CHALLENGER, f"champion {champion} could not be scored: {error}"[:500])

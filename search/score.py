@@ -6,6 +6,7 @@ is named by ``MLFLOW_TRACKING_URI``, not by an argument that other users of the 
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -21,10 +22,16 @@ TIMEOUT_S = 600.0
 
 
 class Scoring:
-    """Predictions under way in another process; several may be."""
+    """A process that predicts trips with one model.
 
-    def __init__(self, model_uri: str, trips: Any, tracking_uri: str) -> None:
-        """Start predicting ``trips`` (DataFrame [rows] of raw trips) with a registered model."""
+    It is started before the model is there, so that its imports are done by then.
+    """
+
+    def __init__(self, trips: Any, tracking_uri: str, flavor: str = "") -> None:
+        """Start a process for ``trips`` (DataFrame [rows] of raw trips).
+
+        ``flavor`` of the model, where it is known, is imported too.
+        """
         self._folder = tempfile.TemporaryDirectory(prefix="search-score-")
         folder = Path(self._folder.name)
         trips.to_parquet(folder / "trips.parquet")
@@ -32,45 +39,54 @@ class Scoring:
         self._said = folder / "said.txt"
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "search.score", model_uri, str(folder)],
+                [sys.executable, "-m", "search.score", str(folder), flavor],
                 env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
+                text=True,
             )
 
-    def result(self) -> NDArray[np.float64]:
-        """Return the predictions [rows].
+    def __enter__(self) -> Scoring:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
+    def predictions(self, model_uri: str) -> NDArray[np.float64]:
+        """Return what the model says of the trips [rows].
 
         :raises RuntimeError: the model could not be loaded or did not answer; in one line.
         """
         import numpy as np
 
-        with self._folder:
-            try:
-                code = self._process.wait(TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                raise RuntimeError(f"no answer within {TIMEOUT_S:.0f} s") from None
-            finally:
-                self._process.kill()
-                self._process.wait()
-            if code != 0:
-                lines = self._said.read_text(errors="replace").strip().splitlines()
-                raise RuntimeError(lines[-1][:300] if lines else f"exit code {code}")
-            answer: NDArray[np.float64] = np.load(self._answer, allow_pickle=False)
-            return answer
+        try:
+            self._process.communicate(model_uri, TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"no answer within {TIMEOUT_S:.0f} s") from None
+        if code := self._process.returncode:
+            lines = self._said.read_text(errors="replace").strip().splitlines()
+            raise RuntimeError(lines[-1][:300] if lines else f"exit code {code}")
+        answer: NDArray[np.float64] = np.load(self._answer, allow_pickle=False)
+        return answer
 
 
-def main(model_uri: str, folder: Path) -> None:
-    """Predict ``folder``/trips.parquet into ``folder``/answer.npy."""
+def main(folder: Path, flavor: str) -> None:
+    """Predict ``folder``/trips.parquet by the model named on stdin; none, and nothing is done."""
     import mlflow
     import numpy as np
     import pandas as pd
 
-    model = mlflow.pyfunc.load_model(model_uri)
-    answer = model.predict(pd.read_parquet(folder / "trips.parquet"))
-    np.save(folder / "answer.npy", np.asarray(answer, dtype=np.float64))
+    if flavor:
+        importlib.import_module(f"mlflow.{flavor}")
+        importlib.import_module(flavor)
+    trips = pd.read_parquet(folder / "trips.parquet")
+    if model_uri := sys.stdin.read():
+        answer = mlflow.pyfunc.load_model(model_uri).predict(trips)
+        np.save(folder / "answer.npy", np.asarray(answer, dtype=np.float64))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2])

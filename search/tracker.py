@@ -14,7 +14,11 @@ from search.trial import ROUND, SCORE
 
 
 class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
-    """Notes what Tune says of each trial; hands each note on at once."""
+    """Notes what Tune says of each trial; hands on one note of a trial at each of Tune's steps.
+
+    Each note is a request to the server, so what a trial reports in the step that ends it goes
+    with its end.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         self._before = len(before)
         self._running: dict[str, Mapping[str, Any]] = {}  # trial id -> its last report
         self._rounds = dict(rounds or {})  # trial id -> rounds noted, each once
+        self._news: dict[str, Progressed] = {}  # trial id -> what was not handed on yet
         self._passed: dict[str, dict[str, float]] = {}  # trial id -> rung -> score
         self._params: dict[str, Mapping[str, Any]] = {}
         self.outcomes: list[Outcome] = list(before)
@@ -79,7 +84,16 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         fresh = tuple(result["curve"][max(0, known - start) :])
         if fresh:
             self._rounds[trial_id] = known + len(fresh)
-            self._note(Progressed(trial_id, known, fresh, now_ms()))
+            former = self._news.get(trial_id, Progressed(trial_id, known, (), 0))
+            curve = former.curve + fresh
+            self._news[trial_id] = Progressed(trial_id, former.start, curve, now_ms())
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        """Hand on what is new of the trials that go on."""
+        for trial_id, news in list(self._news.items()):
+            if not self._running.get(trial_id, {}).get("final"):
+                del self._news[trial_id]
+                self._note(news)
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """Note the outcome. Tune calls it failed only when the worker died, again and again."""
@@ -108,6 +122,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         metrics = {key: float(report[key]) for key in kept if key in report}
         if not self._has_rounds:
             metrics.pop("best_iteration", None)
+        rest = self._news.pop(trial_id, Progressed(trial_id, 0, (), 0))
         scored = status in ("finished", "stopped")
         self.outcomes.append(
             Outcome(
@@ -124,5 +139,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
                 *(trial_id, status, now_ms(), metrics, self._passed[trial_id]),
                 failure=str(report.get("failure", "")),
                 traceback=str(report.get("traceback", "")),
+                start=rest.start,
+                curve=rest.curve,
             )
         )

@@ -81,19 +81,18 @@ class TrialRuns:
         self.store.describe(run_id, {**note.params, **self.params}, data=self.data)
 
     def progress(self, run_id: str, note: Progressed) -> None:
-        """Write a piece of the curve; step = round, from 0 as `best_iteration` counts them."""
-        steps = enumerate(note.curve, start=note.start)
-        self.store.score(run_id, [Score(CURVE, value, note.at_ms, step) for step, value in steps])
+        """Write a piece of the curve."""
+        self.store.score(run_id, _curve(note))
 
     def score(self, run_id: str, note: Ended) -> None:
-        """Write the outcome."""
+        """Write the outcome, and the rest of the curve."""
         tags = {STATUS: note.status}
         if note.failure:
             tags["search.failure"] = note.failure
         if note.rungs:
             tags[RUNGS] = json.dumps(dict(note.rungs))
         scores = [Score(key, value, note.at_ms) for key, value in note.metrics.items()]
-        self.store.score(run_id, scores, tags)
+        self.store.score(run_id, [*_curve(note), *scores], tags)
 
     def end(self, run_id: str, note: Ended) -> None:
         """End the run."""
@@ -292,6 +291,12 @@ class Writer:
         if self._give_up_at is None:
             return False
         return not is_outage(error) or time.monotonic() > self._give_up_at
+
+
+def _curve(note: Progressed | Ended) -> list[Score]:
+    """Return a piece of the curve; step = round, from 0 as `best_iteration` counts them."""
+    steps = enumerate(note.curve, start=note.start)
+    return [Score(CURVE, value, note.at_ms, step) for step, value in steps]
 
 
 class _NoRun(Exception):

@@ -64,7 +64,8 @@ class TestStartOfRay:
                 raise Exception("The current node timed out during startup.")
 
         monkeypatch.setattr("ray.init", init)
-        with engine.cluster("local", tmp_path):
+        with engine.Cluster("local", tmp_path) as cluster:
+            cluster.join()
             assert len(tries) == 2
 
     def test_one_that_never_starts_is_one_line(
@@ -78,6 +79,6 @@ class TestStartOfRay:
         monkeypatch.setattr("ray.init", init)
         with (
             pytest.raises(SearchError, match=r"Ray does not start .*: timed out during startup"),
-            engine.cluster("local", tmp_path),
+            engine.Cluster("local", tmp_path) as cluster,
         ):
-            pass
+            cluster.join()

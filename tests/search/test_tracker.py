@@ -32,6 +32,12 @@ def report(start: int, *curve: float, **more: Any) -> dict[str, Any]:
     return {**news, **score, "fit_seconds": 1.5, **more}
 
 
+def pieces_of(notes: list[Note]) -> list[tuple[int, tuple[float, ...]]]:
+    """Return the pieces of the curve that were noted, each with its first round."""
+    told = [note for note in notes if not isinstance(note, Started)]
+    return [(note.start, note.curve) for note in told if note.curve]
+
+
 class TestNotes:
     @pytest.fixture
     def notes(self) -> list[Note]:
@@ -45,15 +51,16 @@ class TestNotes:
         """A trial that reached its end is noted as start, pieces and outcome."""
         tracked.log_trial_start(trial())
         tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0))
+        tracked.on_step_end(1, [])
         tracked.log_trial_result(2, trial(), report(2, 7.0, final=True))
+        tracked.on_step_end(2, [])
         tracked.log_trial_end(trial())
-        started, first, second, ended = notes
+        started, first, ended = notes
         assert isinstance(started, Started)
         assert (started.trial_id, started.params) == ("0001", PARAMS)
         assert isinstance(first, Progressed)
-        assert isinstance(second, Progressed)
-        assert [(n.start, n.curve) for n in (first, second)] == [(0, (9.0, 8.0)), (2, (7.0,))]
         assert isinstance(ended, Ended)
+        assert [(n.start, n.curve) for n in (first, ended)] == [(0, (9.0, 8.0)), (2, (7.0,))]
         assert (ended.status, ended.failure) == ("finished", "")
         assert ended.metrics == {"rmse": 7.0, "best_iteration": 2.0, "fit_seconds": 1.5}
 
@@ -95,11 +102,12 @@ class TestNotes:
         """A trial that Tune starts again is one trial; each round of its curve is noted once."""
         tracked.log_trial_start(trial())
         tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0))
+        tracked.on_step_end(1, [])
         tracked.log_trial_start(trial(failures=1))
         tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0))
         tracked.log_trial_result(2, trial(), report(2, 7.0, 6.0, final=True))
         tracked.log_trial_end(trial())
-        pieces = [(note.start, note.curve) for note in notes if isinstance(note, Progressed)]
+        pieces = pieces_of(notes)
         assert pieces == [(0, (9.0, 8.0)), (2, (7.0, 6.0))]
         assert sum(isinstance(note, Started) for note in notes) == 1
 
@@ -107,9 +115,11 @@ class TestNotes:
         """Of a longer piece only the new rounds are noted."""
         tracked.log_trial_start(trial())
         tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0))
+        tracked.on_step_end(1, [])
         tracked.log_trial_start(trial(failures=1))
         tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0, 7.0, final=True))
-        pieces = [(note.start, note.curve) for note in notes if isinstance(note, Progressed)]
+        tracked.log_trial_end(trial())
+        pieces = pieces_of(notes)
         assert pieces == [(0, (9.0, 8.0)), (2, (7.0,))]
 
     def test_interrupted(self, tracked: TrialTracker) -> None:
@@ -189,7 +199,8 @@ class TestGoingOn:
         tracked = TrialTracker(notes.append, has_rounds=True, rounds={"0001": 2})
         tracked.log_trial_start(trial())
         tracked.log_trial_result(1, trial(), report(0, 9.0, 8.0, 7.0, final=True))
-        pieces = [(note.start, note.curve) for note in notes if isinstance(note, Progressed)]
+        tracked.log_trial_end(trial())
+        pieces = pieces_of(notes)
         assert pieces == [(2, (7.0,))]
 
     def test_what_ended_before_counts(self) -> None:

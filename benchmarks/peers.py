@@ -1,0 +1,112 @@
+"""The same points through this program, the notes' loop, Optuna and stock Ray Tune, in turn.
+
+``python -m benchmarks.peers --train-data X --valid-data Y --out peers.json``. Each runs alone, in a
+process and a folder of its own, with a sqlite store. A peer does not refit, so our seconds are
+given without the refit, and the whole command's beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.watch import Watched, machine, watched
+from search.searcher import TPESearch
+from search.space import Space
+from trainables.xgboost_ import XGBOOST
+
+WAYS = ("notes", "optuna", "tune")
+TOP = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train-data", type=Path, required=True)
+    parser.add_argument("--valid-data", type=Path, required=True)
+    parser.add_argument("--points", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--out", type=Path, default=Path("peers.json"))
+    given = parser.parse_args()
+    files = [given.train_data.absolute(), given.valid_data.absolute()]
+    found: dict[str, Any] = {**machine(), "points": given.points, "rounds": given.rounds}
+    found["ways"] = {"ours": ours(files, given.points, given.rounds, "asha")}
+    found["ways"]["ours, every trial to its end"] = ours(files, given.points, given.rounds, "none")
+    for way in given.ways:
+        found["ways"][way] = peer(way, files, given.points, given.rounds)
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+
+
+def drawn(count: int) -> list[dict[str, Any]]:
+    """Return the first points that a search of the notes' space draws."""
+    searcher = TPESearch(Space(XGBOOST.search_space), seed=42, score="rmse")
+    configs = [searcher.suggest(str(number)) for number in range(count)]
+    return [config["params"] for config in configs if config is not None]
+
+
+def ours(files: list[Path], points: int, rounds: int, scheduler: str) -> dict[str, Any]:
+    """Run the points through this program."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "points.json").write_text(json.dumps(drawn(points)))
+        argv = [sys.executable, "-m", "search.run", "--num-samples", str(points), "--json"]
+        argv += ["--initial-points", "points.json", "--set", f"num_boost_round={rounds}"]
+        argv += ["--scheduler", scheduler]
+        argv += ["--train-data", str(files[0]), "--valid-data", str(files[1])]
+        seen = _watched(argv, folder)
+    report = json.loads(seen.stdout)
+    seconds = report["seconds"]
+    return {
+        "seconds": seconds["total"] - seconds["refit"],
+        "whole_command_s": seen.wall_s,
+        "parts_s": seconds,
+        "cpu_s": seen.cpu_s,
+        "rmse": report["best"]["rmse"],
+    }
+
+
+def peer(way: str, files: list[Path], points: int, rounds: int) -> dict[str, Any]:
+    """Run the points through another way."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "points.json").write_text(json.dumps(drawn(points)))
+        argv = [sys.executable, "-m", "benchmarks.contestants", way, "points.json", str(rounds)]
+        seen = _watched([*argv, *map(str, files)], folder)
+    report = json.loads(seen.stdout.strip().splitlines()[-1])
+    return {
+        "seconds": seen.wall_s,
+        "whole_command_s": seen.wall_s,
+        "cpu_s": seen.cpu_s,
+        "rmse": report["rmse"],
+    }
+
+
+def _watched(argv: list[str], folder: str) -> Watched:
+    seen = watched(argv, Path(folder), environment={"PYTHONPATH": str(TOP)})
+    if seen.code:
+        raise SystemExit(f"{argv[1:4]} ended with {seen.code}: {seen.stderr[-1500:]}")
+    return seen
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the figures as the documents show them."""
+    ours_s = found["ways"]["ours"]["seconds"]
+    lines = [
+        f"| {found['points']} points, {found['rounds']} rounds | seconds | times ours | CPU s | "
+        "whole command, s | best RMSE |",
+        "|---|---|---|---|---|---|",
+    ]
+    for way, said in found["ways"].items():
+        lines.append(
+            f"| {way} | {said['seconds']:.0f} | {said['seconds'] / ours_s:.1f} | "
+            f"{said['cpu_s']:.0f} | {said['whole_command_s']:.0f} | {said['rmse']:.6f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
