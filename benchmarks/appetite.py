@@ -15,43 +15,6 @@ from typing import Any
 
 from benchmarks.watch import folder_bytes, machine, watched
 
-TRIVIAL = """
-from typing import Any, ClassVar
-
-from hyperopt import hp
-from trainables.linear import LINEAR
-
-
-class Trivial:
-    name = "trivial"
-    flavor = "sklearn"
-    artifact = "models/model.bin"
-    settings: ClassVar[dict[str, Any]] = {}
-    search_space = {name: hp.uniform(name, -1, 1) for name in "abcde"}
-
-    def rounds(self, settings):
-        return 20
-
-    def train(self, params, data, settings, on_round):
-        curve = []
-        for number in range(20):
-            curve.append(sum(value**2 for value in params.values()) + 1 / (number + 1))
-            on_round(curve)
-        return curve
-
-    def refit(self, params, data, settings, rounds):
-        return LINEAR.refit({}, data, settings, rounds)
-
-    def load(self, model):
-        return LINEAR.load(model)
-
-    def predict(self, model, features):
-        return LINEAR.predict(model, features)
-
-
-TRIVIAL = Trivial()
-"""
-
 
 def main() -> None:
     """Measure, print, write."""
@@ -67,12 +30,11 @@ def main() -> None:
 
 def measured(folder: Path, trials: int) -> dict[str, Any]:
     """Run the search in ``folder``; return its figures."""
-    (folder / "trivial.py").write_text(TRIVIAL)
     state = folder / "state"
-    argv = [sys.executable, "-m", "search.run", "--trainable", "trivial:TRIVIAL"]
+    argv = [sys.executable, "-m", "search.run", "--trainable", "benchmarks.toys:TRIVIAL"]
     argv += ["--train-data", "sample", "--valid-data", "sample", "--num-samples", str(trials)]
     argv += ["--scheduler", "none", "--state-dir", str(state), "--json"]
-    path = {"PYTHONPATH": f"{folder}:{Path(__file__).parent.parent}"}
+    path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
     seen = watched(argv, folder, environment=path, disk=state)
     if seen.code:
         raise SystemExit(f"the search ended with {seen.code}: {seen.stderr[-500:]}")

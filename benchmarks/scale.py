@@ -1,0 +1,142 @@
+"""Whether many slots get busy and stay so: trials that sleep a second, on 16 slots.
+
+``python -m benchmarks.scale --trials 1000 --out scale.json``. After Ray's own published
+bookkeeping benchmark (10,000 such trials on 16 CPUs: 715 s where 625 s is ideal).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from benchmarks.watch import Sample, machine, watched
+
+TOP = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--slots", type=int, nargs="+", default=[16])
+    parser.add_argument("--out", type=Path, default=Path("scale.json"))
+    given = parser.parse_args()
+    rows = []
+    for slots in given.slots:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measured(Path(folder), given.trials, slots))
+        print(json.dumps(rows[-1]), flush=True)
+    given.out.write_text(json.dumps({**machine(), "rows": rows}, indent=1) + "\n")
+    print(table(rows))
+
+
+def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
+    """Run the search on a cluster of as many slots; return its figures."""
+    ray = [str(Path(sys.executable).parent / "ray")]
+    around = {**os.environ, "PYTHONPATH": str(TOP)}
+    head = ["start", "--head", "--port", "6399", "--num-cpus", str(slots)]
+    subprocess.run(
+        [*ray, *head, "--include-dashboard", "false"], check=True, env=around, capture_output=True
+    )
+    try:
+        argv = [sys.executable, "-m", "search.run", "--trainable", "benchmarks.toys:SLEEPER"]
+        argv += ["--train-data", "sample", "--valid-data", "sample", "--num-samples", str(trials)]
+        argv += ["--scheduler", "none", "--address", "127.0.0.1:6399", "--json"]
+        seen = watched(argv, folder, environment={"PYTHONPATH": str(TOP)})
+    finally:
+        subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
+    if seen.code:
+        raise SystemExit(f"the search ended with {seen.code}: {seen.stderr[-1500:]}")
+    report = json.loads(seen.stdout)
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    runs = []
+    token: str | None = ""
+    while token is not None:
+        wanted = "tags.`search.role` = 'trial'"
+        page = client.search_runs([report["experiment_id"]], wanted, page_token=token or None)
+        runs += [(run.info.start_time / 1000, run.info.end_time / 1000) for run in page]
+        token = page.token or None
+    parent = client.get_run(report["parent_run_id"]).info.start_time / 1000
+    begun = parent - report["seconds"]["start_up"]  # the command's start, to some tenths
+    return {
+        "slots": slots,
+        "seconds": report["seconds"],
+        **busy(runs, slots),
+        **cpu_per_trial(runs, seen.samples, begun),
+        "driver_rss_mib": [round(each.rss_bytes / 2**20) for each in _ends(seen.samples)],
+    }
+
+
+def busy(runs: list[tuple[float, float]], slots: int) -> dict[str, Any]:
+    """Return when all slots were busy first, and how far from ideal it went from then on."""
+    events = sorted([(start, 1) for start, _ in runs] + [(end, -1) for _, end in runs])
+    at_once, full_at = 0, None
+    for at, change in events:
+        at_once += change
+        if at_once == slots:
+            full_at = at
+            break
+    last = max(end for _, end in runs)
+    if full_at is None:
+        return {"trials": len(runs), "all_busy_after_s": None}
+    left = sum(min(1.0, end - full_at) for _, end in runs if end > full_at)
+    return {
+        "trials": len(runs),
+        "all_busy_after_s": full_at - min(start for start, _ in runs),
+        "from_then_s": last - full_at,
+        "ideal_from_then_s": left / slots,
+        "over_ideal": (last - full_at) / (left / slots) - 1,
+    }
+
+
+def cpu_per_trial(
+    runs: list[tuple[float, float]], samples: list[Sample], begun: float
+) -> dict[str, Any]:
+    """Return the driver's CPU milliseconds a trial, over the first and the last 100."""
+    ends = sorted(end for _, end in runs)
+    if len(ends) < 300:
+        return {}
+    times = [sample.at_s + begun for sample in samples]
+
+    def used(at: float) -> float:
+        return samples[min(bisect_left(times, at), len(samples) - 1)].cpu_s
+
+    each = [
+        1000 * (used(ends[stop]) - used(ends[start])) / 100
+        for start, stop in ((100, 200), (len(ends) - 101, len(ends) - 1))
+    ]
+    return {"driver_cpu_ms_a_trial": [round(value, 1) for value in each]}
+
+
+def _ends(samples: list[Sample]) -> tuple[Sample, Sample]:
+    return samples[len(samples) // 10], samples[-len(samples) // 10]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the figures as the documents show them."""
+    lines = [
+        "| slots | trials of 1 s | all busy after | from then on | ideal | over ideal | "
+        "driver's CPU a trial, first and last 100 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cpu = " and ".join(f"{each:.0f} ms" for each in row.get("driver_cpu_ms_a_trial", []))
+        lines.append(
+            f"| {row['slots']} | {row['trials']:,} | {row['all_busy_after_s']:.1f} s | "
+            f"{row['from_then_s']:.1f} s | {row['ideal_from_then_s']:.1f} s | "
+            f"{100 * row['over_ideal']:.1f} % | {cpu} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
