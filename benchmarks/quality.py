@@ -1,0 +1,164 @@
+"""The best RMSE after n trials: our searcher, hyperopt's own TPE, Optuna's and random search.
+
+``python -m benchmarks.quality --train-data X --valid-data Y --out quality.json``. One trial at a
+time, the same lossless fits for all, over several seeds; few rounds on a part of the rows, so
+that there are enough seeds for an interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.watch import machine
+from search import trips
+from search.searcher import TPESearch
+from search.space import Space
+from trainables.dataset import Dataset, Rows
+from trainables.xgboost_ import XGBOOST
+
+Score = Callable[[dict[str, Any]], float]
+AFTER = (10, 25, 50)  # trials
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train-data", type=Path, required=True)
+    parser.add_argument("--valid-data", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("quality.json"))
+    given = parser.parse_args()
+    whole = trips.prepare(trips.read([given.train_data]), trips.read([given.valid_data]))
+    data = _part(whole.dataset, given.rows)
+    settings = {"num_boost_round": given.rounds, "early_stopping_rounds": 50}
+    settings |= {"tree_method": "hist", "seed": 42, "threads": 1}
+
+    def score(point: dict[str, Any]) -> float:
+        return min(XGBOOST.train(point, data, settings, lambda _: None))
+
+    rows = []
+    for name, search in WAYS.items():
+        for seed in range(given.seeds):
+            started = time.perf_counter()
+            bests = _bests(search(score, given.trials, seed))
+            after = {str(n): bests[n - 1] for n in AFTER if n <= given.trials}
+            seconds = time.perf_counter() - started
+            rows.append({"way": name, "seed": seed, "best_after": after, "seconds": seconds})
+            print(json.dumps(rows[-1]), flush=True)
+    found = {**machine(), "rounds": given.rounds, "train_rows": given.rows, "rows": rows}
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(rows))
+
+
+def _part(data: Dataset, rows: int) -> Dataset:
+    def first(each: Rows) -> Rows:
+        return Rows(each.features[:rows], each.target[:rows])
+
+    return Dataset(first(data.train), first(data.valid), "part")
+
+
+def _bests(scores: list[float]) -> list[float]:
+    return [min(scores[: n + 1]) for n in range(len(scores))]
+
+
+def ours(score: Score, trials: int, seed: int) -> list[float]:
+    """Run our searcher."""
+    searcher = TPESearch(Space(XGBOOST.search_space), seed=seed, score="rmse")
+    found = []
+    for number in range(trials):
+        config = searcher.suggest(str(number))
+        assert config is not None, "the searcher never runs out"
+        found.append(score(config["params"]))
+        searcher.on_trial_complete(str(number), {"rmse": found[-1]})
+    return found
+
+
+def hyperopts(algorithm: str) -> Callable[[Score, int, int], list[float]]:
+    """Run hyperopt's own ``fmin``."""
+
+    def run(score: Score, trials: int, seed: int) -> list[float]:
+        import numpy as np
+        from hyperopt import Trials, fmin, rand, tpe
+
+        found: list[float] = []
+
+        def objective(point: dict[str, Any]) -> float:
+            found.append(score({**point, "max_depth": int(point["max_depth"])}))
+            return found[-1]
+
+        fmin(
+            objective,
+            XGBOOST.search_space,
+            algo={"tpe": tpe, "rand": rand}[algorithm].suggest,
+            max_evals=trials,
+            trials=Trials(),
+            rstate=np.random.default_rng(seed),
+            show_progressbar=False,
+        )
+        return found
+
+    return run
+
+
+def optunas(score: Score, trials: int, seed: int) -> list[float]:
+    """Run Optuna's default sampler."""
+    import math
+
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def objective(trial: Any) -> float:
+        def log(name: str, low: float, high: float) -> float:
+            return float(trial.suggest_float(name, math.exp(low), math.exp(high), log=True))
+
+        return score(
+            {
+                "max_depth": trial.suggest_int("max_depth", 4, 100),
+                "learning_rate": log("learning_rate", -3, 0),
+                "reg_alpha": log("reg_alpha", -5, -1),
+                "reg_lambda": log("reg_lambda", -6, -1),
+                "min_child_weight": log("min_child_weight", -1, 3),
+            }
+        )
+
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    study.optimize(objective, n_trials=trials)
+    return [float(trial.value) for trial in study.trials if trial.value is not None]
+
+
+WAYS: dict[str, Callable[[Score, int, int], list[float]]] = {
+    "ours": ours,
+    "hyperopt's TPE": hyperopts("tpe"),
+    "Optuna": optunas,
+    "random": hyperopts("rand"),
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the means over the seeds, with the half width of the 95 % interval."""
+    lines = [
+        f"| best RMSE after | {' | '.join(f'{n} trials' for n in AFTER)} |",
+        "|---|" + "---|" * len(AFTER),
+    ]
+    for way in WAYS:
+        cells = []
+        for n in AFTER:
+            bests = [row["best_after"][str(n)] for row in rows if row["way"] == way]
+            half = 1.96 * statistics.stdev(bests) / len(bests) ** 0.5
+            cells.append(f"{statistics.mean(bests):.4f} ± {half:.4f}")
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
