@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.columns --train-data X --valid-data Y --out columns.json`` measures, for each
 point, the CPU seconds of one thread that the pruned and the bundled form take for the same model.
-:data:`trainables.columns.FEW_COLUMNS` comes from it (docs/decisions/0003-lossless-columns.md).
+:data:`trainables.columns.PRUNED_SHARE` comes from it (docs/decisions/0003-lossless-columns.md).
 """
 
 from __future__ import annotations

@@ -43,14 +43,23 @@ def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
     """Run the search on a cluster of as many slots; return its figures."""
     ray = [str(Path(sys.executable).parent / "ray")]
     around = {**os.environ, "PYTHONPATH": str(TOP)}
-    head = ["start", "--head", "--port", "6399", "--num-cpus", str(slots)]
+    head = [
+        "start",
+        "--head",
+        "--node-ip-address",
+        "127.0.0.1",
+        "--port",
+        "6399",
+        "--num-cpus",
+        str(slots),
+    ]
     subprocess.run(
         [*ray, *head, "--include-dashboard", "false"], check=True, env=around, capture_output=True
     )
     try:
         argv = [sys.executable, "-m", "search.run", "--trainable", "benchmarks.toys:SLEEPER"]
         argv += ["--train-data", "sample", "--valid-data", "sample", "--num-samples", str(trials)]
-        argv += ["--scheduler", "none", "--address", "127.0.0.1:6399", "--json"]
+        argv += ["--scheduler", "none", "--address", "auto", "--json"]
         seen = watched(argv, folder, environment={"PYTHONPATH": str(TOP)})
     finally:
         subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)

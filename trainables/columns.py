@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from trainables.base import Params, Settings
 from trainables.dataset import Dataset, Rows
 
-# Where both forms apply, pruning wins once it leaves fewer columns than this.
-FEW_COLUMNS = 3_000
+# Where both forms apply, pruning wins once it leaves less than this share of the columns.
+PRUNED_SHARE = 0.2
 
 # Columns beside the bundle are held dense, so there may be only so many.
 MOST_DENSE = 64
@@ -71,7 +71,7 @@ def cheapest(params: Params, data: Dataset, settings: Settings) -> Form:
     kept = splittable(data, float(params.get("min_child_weight", 1.0)))
     if not len(kept):
         return plain(data)
-    if method == "hist" and len(kept) > FEW_COLUMNS:
+    if method == "hist" and len(kept) > PRUNED_SHARE * data.train.features.shape[1]:
         bundle = data.derived("bundle", lambda: bundled(data))
         if bundle is not None:
             return bundle

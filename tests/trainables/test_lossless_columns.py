@@ -148,7 +148,7 @@ some = settings(max_examples=12, deadline=None, derandomize=True)
 def prefer_bundled() -> Any:
     """Where bundling is possible it is done."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "FEW_COLUMNS", 0)
+        patch.setattr(columns, "PRUNED_SHARE", 0.0)
         yield
 
 
@@ -156,7 +156,7 @@ def prefer_bundled() -> Any:
 def prefer_pruned() -> Any:
     """Where bundling is possible it is not done."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "FEW_COLUMNS", 1_000_000)
+        patch.setattr(columns, "PRUNED_SHARE", 1.0)
         yield
 
 
@@ -240,10 +240,10 @@ class TestPruned:
         assert form.train.num_col() == data.train.features.shape[1]
 
 
-@pytest.mark.parametrize("few", [0, 1_000_000], ids=["bundled", "pruned"])
-def test_curve_is_plain_xgboosts(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["bundled", "pruned"])
+def test_curve_is_plain_xgboosts(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The score a trial reports is the score of the plain fit."""
-    monkeypatch.setattr(columns, "FEW_COLUMNS", few)
+    monkeypatch.setattr(columns, "PRUNED_SHARE", share)
     given, params = made(8), {"max_depth": 20, "min_child_weight": 2.0, "learning_rate": 0.3}
     curve: Curve = XGBOOST.train(params, given.data, fit_settings("hist"), lambda _: None)
     expected, last = plainly(params, given, "hist")

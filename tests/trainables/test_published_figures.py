@@ -93,7 +93,7 @@ def test_real_trips_are_bundled_and_pruned(data: Dataset) -> None:
     light = columns.cheapest({"min_child_weight": 1.06}, data, settings)
     heavy = columns.cheapest({"min_child_weight": 15.0}, data, settings)
     assert light.train.num_col() == 2
-    assert 2 < heavy.train.num_col() < columns.FEW_COLUMNS
+    assert 2 < heavy.train.num_col() < columns.PRUNED_SHARE * data.train.features.shape[1]
 
 
 def test_every_depth_is_equally_likely() -> None:
