@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -25,6 +26,7 @@ from search.refit import RefitJob
 from search.report import Report, counted, end_lines, nothing_finished_line, trials_line
 from search.resume import Before
 from search.searcher import Past, Proposal, TPESearch, trial_id
+from search.sender import Sender
 from search.server import unusable
 from search.settings import Settings, resumed
 from search.stopping import Stop
@@ -46,8 +48,9 @@ def conduct(asked: Settings, folder: Path, tell: Teller, stop: Stop, clock: Cloc
     :raises SearchError: no trial finished, the refit failed, or the server stayed away.
     :raises Interrupted: the user ended it.
     """
-    with contextlib.ExitStack() as stack:
-        return _conducted(asked, folder, tell, stop, clock, stack)
+    # the sender is forked, so it comes before the first thread
+    with Sender() as sender, contextlib.ExitStack() as stack:
+        return _conducted(asked, folder, tell, stop, clock, sender, stack)
 
 
 def _conducted(
@@ -56,6 +59,7 @@ def _conducted(
     tell: Teller,
     stop: Stop,
     clock: Clock,
+    sender: Sender,
     stack: contextlib.ExitStack,
 ) -> Report:
     store, search = _found(asked) if asked.resume else (None, None)
@@ -97,7 +101,7 @@ def _conducted(
         )
         if search is not None:
             done = _caught_up(runs, journal, search, tell, stop)
-        trials = Trials(plan, runs, journal, shared, slots, folder, tell, stop)
+        trials = Trials(plan, runs, journal, sender, shared, slots, folder, tell, stop)
         done = trials.run(done, told)
         seconds["search"] = clock.lap()
         chosen = _best_or_error(done, stop)
@@ -185,6 +189,7 @@ class Trials:
     plan: Plan
     runs: TrialRuns
     journal: Journal
+    sender: Sender
     shared: Shared
     slots: engine.Slots
     folder: Path
@@ -202,6 +207,7 @@ class Trials:
         say, stop = self.tell.say, self.stop
         writer = Writer(
             *(self.runs, self.journal),
+            ask=partial(self.sender.ask, self.runs),
             known=done.run_ids,
             say=say,
             fail=stop.fail,

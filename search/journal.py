@@ -36,6 +36,7 @@ class Journal:
         """
         self._file, self._reserve = file, file.with_suffix(".reserve")
         self._lock = threading.Lock()
+        self._synced = 0  # the last note that is surely on the disk
         self._before = b""  # a newline where the last line was cut short
         try:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -90,10 +91,13 @@ class Journal:
                 else:
                     self._write({"sent": number})
 
-    def sync(self) -> None:
-        """Have what was written survive a power cut, too."""
-        with contextlib.suppress(OSError, ValueError):  # a closed one is a ValueError here
-            os.fdatasync(self._descriptor)
+    def sync(self, number: int) -> None:
+        """Have the note of this number, and all before it, survive a power cut, too."""
+        if number > self._synced:
+            written = self._last
+            with contextlib.suppress(OSError, ValueError):  # a closed one is a ValueError here
+                os.fdatasync(self._descriptor)
+                self._synced = written
 
     def _hold(self) -> None:
         try:
@@ -109,7 +113,7 @@ class Journal:
         """Find what waits: noted, and not crossed off."""
         self.waiting: dict[int, Note] = {}
         self.damaged = 0  # lines that are not what was written
-        self._last = 0
+        self._last: int = 0
         content = self._file.read_bytes()
         for line in content.splitlines():
             if (said := _checked(line)) is None:

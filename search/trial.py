@@ -98,7 +98,8 @@ def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
         raise SystemExit(0) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the trainable may be anyone's; what it raises is an outcome
         outcome = {"failure": _last_line(error), "traceback": traceback.format_exc()}
-    report(curve, **outcome, final=True)
+    # without the last word Tune looks for the function's end five times a second
+    report(curve, **outcome, final=True, done=True)
 
 
 def refit(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 
@@ -56,6 +57,15 @@ class TrialRuns:
     tags: Mapping[str, str]
     data: Data
 
+    def written(self) -> tuple[Any, ...]:
+        """Return what makes the same of it in another process: the store's parts come first."""
+        store = (self.store.uri, self.store.experiment_id)
+        return (*store, self.search, self.parent_run_id, self.params, self.tags, self.data)
+
+    def reopen(self, run_id: str) -> None:
+        """Have a run that ended run on."""
+        self.store.reopen(run_id)
+
     def find(self, trial_id: str) -> str | None:
         """Return the run of a trial, if there is one."""
         return Ledger(self.store).trial_run(self.parent_run_id, trial_id)
@@ -98,13 +108,16 @@ class TrialRuns:
         """End the run."""
         self.store.end(run_id, RUN_STATUS[note.status], note.at_ms)
 
-    def keep_traceback(self, run_id: str, note: Ended, *, as_tag: bool) -> None:
+    def keep_traceback(self, run_id: str, note: Ended, as_tag: bool) -> None:
         """Write a failure's traceback, as an artifact or, shortened, as a tag."""
         text = note.traceback or note.failure
         if as_tag:
             self.store.describe(run_id, tags={"search.traceback": text[-LONGEST_TRACEBACK_TAG:]})
         else:
             self.store.write_text(run_id, text, "traceback.txt")
+
+
+Ask = Callable[..., Any]  # (name of a method of TrialRuns, *its arguments)
 
 
 class Writer:
@@ -115,6 +128,7 @@ class Writer:
         runs: TrialRuns,
         journal: Journal,
         *,
+        ask: Ask | None = None,
         known: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda _: None,
         fail: Callable[[SearchError], None] = lambda _: None,
@@ -124,12 +138,14 @@ class Writer:
     ) -> None:
         """Send what ``journal`` still holds, then what is put.
 
-        ``known``: the runs there are, by trial. ``fail`` hears what makes going on pointless;
+        ``ask`` calls a method of ``runs``, elsewhere maybe. ``known``: the runs there are, by
+        trial. ``fail`` hears what makes going on pointless;
         at the end ``interrupted`` tells that the user waits for no server that is away, and
         ``hurried`` that not even one that answers is waited for; ``abandoned``, that the runs
         are no longer ours to write.
         """
-        self._runs, self._journal = runs, journal
+        self._ask: Ask = ask or (lambda name, *args: getattr(runs, name)(*args))
+        self._journal = journal
         self._say, self._fail = say, fail
         self._interrupted, self._hurried, self._abandoned = interrupted, hurried, abandoned
         self.run_ids: dict[str, str] = dict(known or {})  # trial id -> run id
@@ -198,7 +214,7 @@ class Writer:
     def _send_all(self) -> None:
         while (item := self._notes.get()) is not None:
             number, note = item
-            self._journal.sync()
+            self._journal.sync(number)
             if not self._send_until_taken(note):
                 return
             self._obstacle = None
@@ -233,35 +249,34 @@ class Writer:
         return False
 
     def _send(self, note: Note, *, again: bool, as_tag: bool) -> None:
-        runs = self._runs
         match note:
             case Started():
                 self._start(note, again=again)
             case Progressed():
-                runs.progress(self._run_of(note), note)
+                self._ask("progress", self._run_of(note), note)
             case Ended():
                 run_id = self._run_of(note)
-                runs.score(run_id, note)
+                self._ask("score", run_id, note)
                 if note.status == "failed":
-                    runs.keep_traceback(run_id, note, as_tag=as_tag)
-                runs.end(run_id, note)
+                    self._ask("keep_traceback", run_id, note, as_tag)
+                self._ask("end", run_id, note)
 
     def _start(self, note: Started, *, again: bool) -> None:
         """Make the trial's run, or open again the one it has."""
         if note.trial_id not in self.run_ids and (again or note.trial_id in self._replayed):
             # the answer may have been lost after the run was made, or may still be made
             self.doubtful.add(note.trial_id)
-            found = self._runs.find(note.trial_id)
+            found = self._ask("find", note.trial_id)
             self.run_ids |= {} if found is None else {note.trial_id: found}
         if (run_id := self.run_ids.get(note.trial_id)) is not None:
-            self._runs.store.reopen(run_id)
+            self._ask("reopen", run_id)
         else:
-            run_id = self.run_ids[note.trial_id] = self._runs.create(note)
-        self._runs.describe(run_id, note)
+            run_id = self.run_ids[note.trial_id] = self._ask("create", note)
+        self._ask("describe", run_id, note)
 
     def _run_of(self, note: Note) -> str:
         if note.trial_id not in self.run_ids:
-            found = self._runs.find(note.trial_id)
+            found = self._ask("find", note.trial_id)
             if found is None:
                 raise _NoRun(f"trial {note.trial_id} has no run")
             self.run_ids[note.trial_id] = found

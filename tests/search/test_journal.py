@@ -282,7 +282,7 @@ class TestSize:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 journal.append(Started("0001", {}, 1))
             journal.cross_off(number)
-            journal.sync()
+            journal.sync(number + 1)
         assert (tmp_path / "next").read_bytes() == b""
 
     def test_it_is_kept_at_the_end_when_something_waits(self, file: Path) -> None:
@@ -395,9 +395,9 @@ def test_sync_on_a_file_system_without_it_is_no_error(
         raise OSError(errno.EINVAL, "Invalid argument", descriptor)
 
     with Journal(file) as journal:
-        journal.sync()
+        journal.sync(1)
         monkeypatch.setattr(os, "fdatasync", refuses)
-        journal.sync()
+        journal.sync(2)
 
 
 def test_a_file_system_without_reserve_has_a_journal(

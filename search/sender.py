@@ -1,0 +1,112 @@
+"""The process that writes the trials' runs.
+
+MLflow's calls hold the interpreter's lock for most of their time, some 36 ms a trial with sqlite,
+and Tune's loop needs it: in one process the two would take turns (docs/decisions/0006-slots.md).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+
+from search.store import Store, first_line
+from search.writer import TrialRuns
+
+END_S = 2.0  # for the process to end by itself
+
+
+class Sender:
+    """Makes the calls of :class:`TrialRuns` in a process of its own, one after another.
+
+    The process is forked, so that it has all its imports; make it before any thread and before
+    the store is connected, neither of which survives a fork. It ends when this process does,
+    however that ends.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._pipe), daemon=True)
+        self._lock = threading.Lock()
+        self._serves: TrialRuns | None = None
+
+    def __enter__(self) -> Sender:
+        self._process.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pipe.close()
+        self._process.join(END_S)
+        self._process.kill()  # one that waits for a server would wait on
+
+    def ask(self, runs: TrialRuns, name: str, *args: Any) -> Any:
+        """Return what the method ``name`` of ``runs`` returns; raise what it raises."""
+        with self._lock:
+            try:
+                if self._serves is not runs:
+                    self._exchange(None, runs.written())
+                    self._serves = runs
+                return self._exchange(name, args)
+            except (EOFError, BrokenPipeError, ConnectionResetError, ValueError):
+                # killed, by whomever: the work is done here, at its price
+                return getattr(runs, name)(*args)
+
+    def _exchange(self, name: str | None, said: Any) -> Any:
+        self._pipe.send((name, said, _environment()))
+        answer, failure = self._pipe.recv()
+        if failure is not None:
+            raise failure
+        return answer
+
+
+def _serve(pipe: Connection, theirs: Connection) -> None:
+    """Answer until the other process closes its end."""
+    theirs.close()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the driver decides what they mean
+    runs: TrialRuns | None = None
+    while True:
+        try:
+            name, said, environment = pipe.recv()
+        except (EOFError, OSError):
+            return
+        os.environ.update(environment)
+        answer, failure = None, None
+        try:
+            if name is None:
+                runs = TrialRuns(Store(*said[:2]), *said[2:])
+            else:
+                answer = getattr(runs, name)(*said)
+        except Exception as error:  # noqa: BLE001 - carried over
+            failure = _portable(error)
+        try:
+            pipe.send((answer, failure))
+        except OSError:
+            return
+
+
+def _environment() -> dict[str, str]:
+    """Return what MLflow's client reads, as it is now."""
+    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the error as it can be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - whatever an exception's own constructor wants
+        return MlflowException(first_line(error))
+    return error
