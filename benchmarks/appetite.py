@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.watch import folder_bytes, machine, watched
+from benchmarks.watch import folder_bytes, machine, searched
 
 
 def main() -> None:
@@ -31,14 +30,10 @@ def main() -> None:
 def measured(folder: Path, trials: int) -> dict[str, Any]:
     """Run the search in ``folder``; return its figures."""
     state = folder / "state"
-    argv = [sys.executable, "-m", "search.run", "--trainable", "benchmarks.toys:TRIVIAL"]
-    argv += ["--train-data", "sample", "--valid-data", "sample", "--num-samples", str(trials)]
-    argv += ["--scheduler", "none", "--state-dir", str(state), "--json"]
-    path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    seen = watched(argv, folder, environment=path, disk=state)
-    if seen.code:
-        raise SystemExit(f"the search ended with {seen.code}: {seen.stderr[-500:]}")
-    report = json.loads(seen.stdout)
+    options = ["--trainable", "benchmarks.toys:TRIVIAL", "--num-samples", str(trials)]
+    options += ["--train-data", "sample", "--valid-data", "sample"]
+    options += ["--scheduler", "none", "--state-dir", str(state)]
+    report, seen = searched(options, folder, disk=state)
     begun = report["seconds"]["start_up"]
     during = [
         sample for sample in seen.samples if 0 < sample.at_s - begun < report["seconds"]["search"]

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.toys import ROUNDS
-from benchmarks.watch import machine, watched
+from benchmarks.watch import machine, searched, succeeded
 
-TOP = Path(__file__).parent.parent
 STOCK_TRIALS = 100  # stock takes long enough for these
 
 
@@ -60,13 +59,10 @@ def with_server(folder: str, trials: int) -> dict[str, Any]:
 
 
 def _searched(folder: str, trials: int, uri: str) -> dict[str, Any]:
-    argv = [sys.executable, "-m", "search.run", "--trainable", "benchmarks.toys:TRIVIAL"]
-    argv += ["--train-data", "sample", "--valid-data", "sample", "--num-samples", str(trials)]
-    argv += ["--scheduler", "none", "--tracking-uri", uri, "--json"]
-    seen = watched(argv, Path(folder), environment={"PYTHONPATH": str(TOP)})
-    if seen.code:
-        raise SystemExit(f"the search ended with {seen.code}: {seen.stderr[-1500:]}")
-    seconds = json.loads(seen.stdout)["seconds"]
+    options = ["--trainable", "benchmarks.toys:TRIVIAL", "--num-samples", str(trials)]
+    options += ["--train-data", "sample", "--valid-data", "sample"]
+    report, seen = searched([*options, "--scheduler", "none", "--tracking-uri", uri], Path(folder))
+    seconds = report["seconds"]
     begun, ended = seconds["start_up"], seconds["start_up"] + seconds["search"]
     cpu = [sample.cpu_s for sample in seen.samples if begun <= sample.at_s <= ended]
     return {"seconds": seconds["search"], "driver_cpu_s": cpu[-1] - cpu[0]}
@@ -75,7 +71,7 @@ def _searched(folder: str, trials: int, uri: str) -> dict[str, Any]:
 def bare_calls(folder: str, trials: int) -> dict[str, Any]:
     """Make the MLflow calls of as many trials in a loop, into a sqlite store."""
     code = f"from benchmarks.overhead import calls; print(calls({trials}))"
-    seen = watched([sys.executable, "-c", code], Path(folder), environment={"PYTHONPATH": str(TOP)})
+    seen = succeeded([sys.executable, "-c", code], Path(folder))
     seconds = float(seen.stdout.strip().splitlines()[-1])
     return {"seconds": seconds, "driver_cpu_s": seconds}
 
@@ -106,9 +102,7 @@ def calls(trials: int) -> float:
 def with_stock(folder: str, trials: int) -> dict[str, Any]:
     """Run Ray Tune with its own searcher and callback."""
     code = f"from benchmarks.overhead import stock; print(stock({trials}))"
-    seen = watched([sys.executable, "-c", code], Path(folder), environment={"PYTHONPATH": str(TOP)})
-    if seen.code:
-        raise SystemExit(f"stock ended with {seen.code}: {seen.stderr[-1500:]}")
+    seen = succeeded([sys.executable, "-c", code], Path(folder))
     return {"seconds": float(seen.stdout.strip().splitlines()[-1])}
 
 

@@ -14,13 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.watch import Watched, machine, watched
+from benchmarks.watch import machine, searched, succeeded
 from search.searcher import TPESearch
 from search.space import Space
 from trainables.xgboost_ import XGBOOST
 
 WAYS = ("notes", "optuna", "tune")
-TOP = Path(__file__).parent.parent
 
 
 def main() -> None:
@@ -54,12 +53,10 @@ def ours(files: list[Path], points: int, rounds: int, scheduler: str) -> dict[st
     """Run the points through this program."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "points.json").write_text(json.dumps(drawn(points)))
-        argv = [sys.executable, "-m", "search.run", "--num-samples", str(points), "--json"]
-        argv += ["--initial-points", "points.json", "--set", f"num_boost_round={rounds}"]
-        argv += ["--scheduler", scheduler]
-        argv += ["--train-data", str(files[0]), "--valid-data", str(files[1])]
-        seen = _watched(argv, folder)
-    report = json.loads(seen.stdout)
+        options = ["--num-samples", str(points), "--initial-points", "points.json"]
+        options += ["--set", f"num_boost_round={rounds}", "--scheduler", scheduler]
+        options += ["--train-data", str(files[0]), "--valid-data", str(files[1])]
+        report, seen = searched(options, Path(folder))
     seconds = report["seconds"]
     return {
         "seconds": seconds["total"] - seconds["refit"],
@@ -75,7 +72,7 @@ def peer(way: str, files: list[Path], points: int, rounds: int) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "points.json").write_text(json.dumps(drawn(points)))
         argv = [sys.executable, "-m", "benchmarks.contestants", way, "points.json", str(rounds)]
-        seen = _watched([*argv, *map(str, files)], folder)
+        seen = succeeded([*argv, *map(str, files)], Path(folder))
     report = json.loads(seen.stdout.strip().splitlines()[-1])
     return {
         "seconds": seen.wall_s,
@@ -83,13 +80,6 @@ def peer(way: str, files: list[Path], points: int, rounds: int) -> dict[str, Any
         "cpu_s": seen.cpu_s,
         "rmse": report["rmse"],
     }
-
-
-def _watched(argv: list[str], folder: str) -> Watched:
-    seen = watched(argv, Path(folder), environment={"PYTHONPATH": str(TOP)})
-    if seen.code:
-        raise SystemExit(f"{argv[1:4]} ended with {seen.code}: {seen.stderr[-1500:]}")
-    return seen
 
 
 def table(found: dict[str, Any]) -> str:

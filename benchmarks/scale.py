@@ -18,9 +18,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from benchmarks.watch import Sample, machine, watched
-
-TOP = Path(__file__).parent.parent
+from benchmarks.watch import TOP, Sample, machine, searched
 
 
 def main() -> None:
@@ -57,15 +55,11 @@ def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
         [*ray, *head, "--include-dashboard", "false"], check=True, env=around, capture_output=True
     )
     try:
-        argv = [sys.executable, "-m", "search.run", "--trainable", "benchmarks.toys:SLEEPER"]
-        argv += ["--train-data", "sample", "--valid-data", "sample", "--num-samples", str(trials)]
-        argv += ["--scheduler", "none", "--address", "auto", "--json"]
-        seen = watched(argv, folder, environment={"PYTHONPATH": str(TOP)})
+        options = ["--trainable", "benchmarks.toys:SLEEPER", "--num-samples", str(trials)]
+        options += ["--train-data", "sample", "--valid-data", "sample"]
+        report, seen = searched([*options, "--scheduler", "none", "--address", "auto"], folder)
     finally:
         subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
-    if seen.code:
-        raise SystemExit(f"the search ended with {seen.code}: {seen.stderr[-1500:]}")
-    report = json.loads(seen.stdout)
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = []
     token: str | None = ""

@@ -7,9 +7,11 @@ session are counted too. Needs /proc.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -19,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+TOP = Path(__file__).parent.parent
 MARK = "BENCHMARK_MARK"
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -88,6 +91,22 @@ def watched(
         return Watched(
             process.returncode, wall_s, sum(cpu.values()), out.read(), err.read(), samples
         )
+
+
+def succeeded(argv: Sequence[str], folder: Path, **more: Any) -> Watched:
+    """Run a command on this checkout's packages, as :func:`watched` does; leave if it fails."""
+    seen = watched(argv, folder, environment={"PYTHONPATH": str(TOP)}, **more)
+    if seen.code:
+        raise SystemExit(f"{argv[1:4]} ended with {seen.code}: {seen.stderr[-1500:]}")
+    return seen
+
+
+def searched(options: Sequence[str], folder: Path, **more: Any) -> tuple[dict[str, Any], Watched]:
+    """Run a search with these options; return its report, and what it used."""
+    argv = [sys.executable, "-m", "search.run", *options, "--json"]
+    seen = succeeded(argv, folder, **more)
+    report: dict[str, Any] = json.loads(seen.stdout)
+    return report, seen
 
 
 def machine() -> dict[str, Any]:

@@ -87,7 +87,7 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         self._lowest = 1  # no lower number is free
         self.domain = Domain(lambda point: point, space.root)
         self._sampler = Sampler(self.domain)
-        self._history = History(list(self.domain.params))
+        self._history = History(self.domain.params)
         self._remember(list(past))
         self._taken = {*self._history.numbers, *(number for number, _ in self._again)}
 

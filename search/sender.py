@@ -12,7 +12,6 @@ import pickle
 import signal
 import threading
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -42,31 +41,37 @@ class Sender:
         self._process.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._pipe.close()
         self._process.join(END_S)
         self._process.kill()  # one that waits for a server would wait on
 
     def ask(self, runs: TrialRuns, name: str, *args: Any) -> Any:
-        """Return what the method ``name`` of ``runs`` returns; raise what it raises."""
+        """Return what the method ``name`` of ``runs`` returns; raise what it raises.
+
+        :raises ConnectionError: the process was killed meanwhile; the call may have been made.
+        """
         with self._lock:
             try:
                 if self._serves is not runs:
-                    self._exchange(None, runs.written())
+                    self._send(None, runs.written())
+                    self._answer()
                     self._serves = runs
-                return self._exchange(name, args)
-            except (EOFError, BrokenPipeError, ConnectionResetError, ValueError):
+                self._send(name, args)
+            except BrokenPipeError:
                 # killed, by whomever: the work is done here, at its price
                 return getattr(runs, name)(*args)
+            return self._answer()
 
-    def _exchange(self, name: str | None, said: Any) -> Any:
+    def _send(self, name: str | None, said: Any) -> None:
         self._pipe.send((name, said, _environment()))
-        answer, failure = self._pipe.recv()
+
+    def _answer(self) -> Any:
+        try:
+            answer, failure = self._pipe.recv()
+        except EOFError:
+            # an outage to the writer, which looks up what was made before it tries again
+            raise ConnectionError("the process that writes the runs was killed") from None
         if failure is not None:
             raise failure
         return answer

@@ -169,12 +169,8 @@ def wide_GMM1_lpdf(
     """Return what ``GMM1_lpdf`` does; rounded samples' components at once, not one by one."""
     if q is None or not np.size(samples):
         return GMM1_lpdf(samples, weights, mus, sigmas, low, high, q)
-    flat, each = np.unique(np.asarray(samples), return_inverse=True)
-    above = flat + q / 2 if high is None else np.minimum(flat + q / 2, high)
-    below = flat - q / 2 if low is None else np.maximum(flat - q / 2, low)
-    accepted = _accepted(weights, mus, sigmas, low, high)
-    mass = _mass(normal_cdf, above, below, weights, mus, sigmas)
-    return (np.log(mass) - np.log(accepted))[each]
+    mass = _mass(normal_cdf, samples, q, (low, high), weights, mus, sigmas)
+    return mass - np.log(_accepted(weights, mus, sigmas, low, high))
 
 
 @scope.define  # type: ignore[untyped-decorator]
@@ -190,12 +186,9 @@ def wide_LGMM1_lpdf(
     """Return what ``LGMM1_lpdf`` does; rounded samples' components at once, not one by one."""
     if q is None or not np.size(samples):
         return LGMM1_lpdf(samples, weights, mus, sigmas, low, high, q)
-    flat, each = np.unique(np.asarray(samples), return_inverse=True)
-    above = flat + q / 2 if high is None else np.minimum(flat + q / 2, np.exp(high))
-    below = flat - q / 2 if low is None else np.maximum(flat - q / 2, np.exp(low))
-    accepted = _accepted(weights, mus, sigmas, low, high)
-    mass = _mass(lognormal_cdf, above, np.maximum(0, below), weights, mus, sigmas)
-    return (np.log(mass) - np.log(accepted))[each]
+    ends = (0.0 if low is None else np.exp(low), None if high is None else np.exp(high))
+    mass = _mass(lognormal_cdf, samples, q, ends, weights, mus, sigmas)
+    return mass - np.log(_accepted(weights, mus, sigmas, low, high))
 
 
 def _accepted(weights: Any, mus: Any, sigmas: Any, low: Any, high: Any) -> Any:
@@ -204,9 +197,15 @@ def _accepted(weights: Any, mus: Any, sigmas: Any, low: Any, high: Any) -> Any:
     return np.sum(weights * (normal_cdf(high, mus, sigmas) - normal_cdf(low, mus, sigmas)))
 
 
-def _mass(cdf: Any, above: Any, below: Any, weights: Any, mus: Any, sigmas: Any) -> Any:
-    """Return [samples]: how much of the mixture lies between ``below`` and ``above``."""
-    weights, mus, sigmas = (np.asarray(each)[:, None] for each in (weights, mus, sigmas))
-    each = weights * cdf(above[None, :], mus, sigmas)
-    each -= weights * cdf(below[None, :], mus, sigmas)
-    return np.add.reduce(each, axis=0)  # component after component, as hyperopt adds them
+def _mass(
+    cdf: Any, samples: Any, q: Any, ends: tuple[Any, Any], weights: Any, mus: Any, sigmas: Any
+) -> Any:
+    """Return [samples]: the log of how much of the mixture rounds to each, within ``ends``."""
+    distinct, each = np.unique(np.asarray(samples), return_inverse=True)
+    low, high = ends
+    above = distinct + q / 2 if high is None else np.minimum(distinct + q / 2, high)
+    below = distinct - q / 2 if low is None else np.maximum(distinct - q / 2, low)
+    weights, mus, sigmas = (np.asarray(part)[:, None] for part in (weights, mus, sigmas))
+    parts = weights * cdf(above[None, :], mus, sigmas)
+    parts -= weights * cdf(below[None, :], mus, sigmas)
+    return np.log(np.add.reduce(parts, axis=0))[each]  # one after another, as hyperopt adds them

@@ -107,6 +107,34 @@ def test_where_it_was_killed_the_work_is_done_here(runs: TrialRuns) -> None:
     assert runs.store.client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_killed_in_the_middle_is_an_outage(
+    runs: TrialRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a run was made is not known, so it is looked up, and never made twice on a guess."""
+
+    def dies(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(TrialRuns, "create", dies)
+    with Sender() as sender, pytest.raises(ConnectionError) as caught:
+        sender.ask(runs, "create", STARTED)
+    assert is_outage(caught.value)
+    assert list(runs.store.client.search_runs([runs.store.experiment_id])) == []
+
+
+def test_an_error_of_the_call_is_not_one_of_the_pipe(
+    runs: TrialRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that failed is not made a second time, whatever it raised."""
+
+    def fails(*_: object) -> None:
+        raise ValueError("there")
+
+    monkeypatch.setattr(TrialRuns, "create", fails)
+    with Sender() as sender, pytest.raises(ValueError, match="there"):
+        sender.ask(runs, "create", STARTED)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_the_drivers(number: signal.Signals, runs: TrialRuns) -> None:
     """Ctrl-C reaches the whole group; what is known is still written."""
