@@ -3,9 +3,10 @@
 The cost of a tree grows with columns x nodes, and nearly all columns of one-hot data are
 empty. Two forms of the data have the very model of the plain form, at less cost:
 
-*Pruned.* A split needs hessians of at least ``min_child_weight`` on either side. Squared error
-has hessian 1 a row, and one side of any split on a column holds only rows that have a value in
-it: a column with fewer values than ``min_child_weight`` is never split, and is left out.
+*Pruned.* A split needs hessians of at least ``min_child_weight`` on either side. A row's hessian
+has a bound by the objective, :data:`GREATEST_HESSIAN`, and one side of any split on a column holds
+only rows that have a value in it: a column with too few values for its least weight is never
+split, and is left out. ``subsample`` leaves it fewer still.
 
 *Bundled.* Columns of ones of which a row has at most one exclude each other, and are the codes
 of one categorical column (exclusive feature bundling: Ke et al. 2017, LightGBM, section 4).
@@ -36,10 +37,20 @@ PRUNED_SHARE = 0.2
 # Columns beside the bundle are held dense, so there may be only so many.
 MOST_DENSE = 64
 
-# Parameters that keep the proofs above: none samples columns, changes the hessian or the
-# constraints. With any other, nothing is left out and nothing bundled.
+# The greatest hessian a row can have, by objective (their second derivatives): without one
+# nothing is left out.
+GREATEST_HESSIAN = {
+    "reg:squarederror": 1.0,
+    "reg:pseudohubererror": 1.0,
+    "reg:logistic": 0.25,
+    "binary:logistic": 0.25,
+}
+
+# Parameters that keep the proofs above: none samples columns, weighs rows or constrains splits.
+# With any other, nothing is left out and nothing bundled.
 KEEP_THE_MODEL = {
     *("max_depth", "learning_rate", "reg_alpha", "reg_lambda", "min_child_weight", "gamma"),
+    "subsample",
 }
 
 
@@ -63,12 +74,12 @@ class Form:
         return bytes(whole.save_raw("ubj"))
 
 
-def cheapest(params: Params, data: Dataset, settings: Settings) -> Form:
-    """Return the cheapest form in which the fit of ``params`` gives the plain fit's model."""
-    method = settings["tree_method"]
-    if method == "approx" or not set(params) <= KEEP_THE_MODEL:
+def cheapest(params: Params, data: Dataset, settings: Settings, objective: str) -> Form:
+    """Return the cheapest form in which XGBoost's fit of ``params`` gives the plain fit's model."""
+    method, hessian = settings["tree_method"], GREATEST_HESSIAN.get(objective)
+    if method == "approx" or hessian is None or not set(params) <= KEEP_THE_MODEL:
         return plain(data)
-    kept = splittable(data, float(params.get("min_child_weight", 1.0)))
+    kept = splittable(data, float(params.get("min_child_weight", 1.0)), hessian)
     if not len(kept):
         return plain(data)
     if method == "hist" and len(kept) > PRUNED_SHARE * data.train.features.shape[1]:
@@ -78,13 +89,16 @@ def cheapest(params: Params, data: Dataset, settings: Settings) -> Form:
     return pruned(data, kept)
 
 
-def splittable(data: Dataset, min_child_weight: float) -> NDArray[np.int64]:
+def splittable(
+    data: Dataset, min_child_weight: float, greatest_hessian: float = 1.0
+) -> NDArray[np.int64]:
     """Return the columns, ascending, that a split may use under this least weight."""
     features = data.train.features
     values = data.derived(
         "values per column", lambda: np.bincount(features.indices, minlength=features.shape[1])
     )
-    return np.flatnonzero(values >= min_child_weight)
+    # XGBoost has the weight in single precision, which may be the lower
+    return np.flatnonzero(values * greatest_hessian >= np.float32(min_child_weight))
 
 
 def plain(data: Dataset) -> Form:
@@ -111,23 +125,35 @@ def pruned(data: Dataset, kept: NDArray[np.int64]) -> Form:
     )
 
 
-def bundled(data: Dataset) -> Form | None:
-    """Return the matrix with its one-hot columns as one categorical column, first.
+def leading_codes(data: Dataset) -> int:
+    """Return how many of the first columns are the codes of one: a row has a one in one of them.
 
-    Nothing where the columns of ones do not exclude each other, or too many others are left.
+    None where they do not exclude each other, a training row has none, or too many other
+    columns are left. A validation row may lack a code: it is one that no tree knows.
     """
+    return data.derived("leading codes", lambda: _leading_codes(data))
+
+
+def _leading_codes(data: Dataset) -> int:
+    features = data.train.features
+    # XGBoost breaks a tie of two gains by the column's place, so only columns that stand before
+    # all others may be taken for one
+    ones = _leading_ones(features)
+    if features.shape[1] - ones > MOST_DENSE:
+        return 0
+    if not all(_exclude_each_other(rows.features, ones) for rows in (data.train, data.valid)):
+        return 0
+    # a training row's absent code would be one that a tree can split on
+    return ones if _all_have_one(features, ones) else 0
+
+
+def bundled(data: Dataset) -> Form | None:
+    """Return the matrix with its one-hot columns as one categorical column, first; if it can be."""
+    if not (ones := leading_codes(data)):
+        return None
     features = data.train.features
     columns = int(features.shape[1])
-    # XGBoost breaks a tie of two gains by the column's place, so the bundle may only take
-    # columns that stand before all others
-    ones = _leading_ones(features)
     dense = np.arange(ones, columns)
-    if not ones or len(dense) > MOST_DENSE:
-        return None
-    if not all(_exclude_each_other(rows.features, ones) for rows in (data.train, data.valid)):
-        return None
-    if not _all_have_one(features, ones):
-        return None  # their code would be one that a tree can split on
     types = ["c"] + ["float"] * len(dense)
 
     def rewrite(learner: dict[str, Any]) -> None:

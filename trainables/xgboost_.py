@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from trainables import columns
+from trainables import columns, trees
 from trainables.base import Curve, OnRound, Params, Setting, Settings
 from trainables.dataset import Dataset
 
@@ -18,7 +19,7 @@ EVALUATED = "validation"
 
 
 class XGBoost:
-    """``xgboost.train`` on the least matrix that gives the same model."""
+    """XGBoost's models, each by the cheapest of the ways that give the very same one."""
 
     name = "xgboost"
     flavor = "xgboost"
@@ -49,14 +50,26 @@ class XGBoost:
 
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
         """Boost until the cap, or until ``early_stopping_rounds`` brought nothing better."""
-        form = columns.cheapest(params, data, settings)
-        watch = _Watch(on_round)
+        rounds, patience = self.rounds(settings), int(settings["early_stopping_rounds"])
+        told = 0
+
+        def news(curve: Curve) -> None:
+            nonlocal told
+            if len(curve) > told:  # a fit that begins again says nothing twice
+                told = len(curve)
+                on_round(curve)
+
+        if coded := _coded(params, data, settings):
+            with contextlib.suppress(trees.Inexact):
+                return trees.boosted(params, coded, rounds, patience, news)[0]
+        form = columns.cheapest(params, data, settings, OBJECTIVE)
+        watch = _Watch(news)
         xgboost.train(
             _options(params, settings, form),
             form.train,
-            num_boost_round=self.rounds(settings),
+            num_boost_round=rounds,
             evals=[(form.valid, EVALUATED)],
-            early_stopping_rounds=int(settings["early_stopping_rounds"]),
+            early_stopping_rounds=patience,
             callbacks=[watch],
             verbose_eval=False,
         )
@@ -64,7 +77,11 @@ class XGBoost:
 
     def refit(self, params: Params, data: Dataset, settings: Settings, rounds: int) -> bytes:
         """Boost for ``rounds`` rounds; the model is one on the dataset's own columns."""
-        form = columns.cheapest(params, data, settings)
+        if coded := _coded(params, data, settings):
+            with contextlib.suppress(trees.Inexact):
+                grown = trees.boosted(params, coded, rounds, None, lambda _: None)[1]
+                return trees.model(coded, grown)
+        form = columns.cheapest(params, data, settings, OBJECTIVE)
         booster = xgboost.train(
             _options(params, settings, form), form.train, num_boost_round=rounds
         )
@@ -80,6 +97,13 @@ class XGBoost:
 
 
 XGBOOST = XGBoost()
+
+
+def _coded(params: Params, data: Dataset, settings: Settings) -> trees.Coded | None:
+    """Return the form in which trees need no XGBoost to grow; nothing where it does."""
+    if settings["tree_method"] != "hist" or not trees.understood(params):
+        return None
+    return data.derived("coded", lambda: trees.coded(data))
 
 
 def _options(params: Params, settings: Settings, form: columns.Form) -> dict[str, Any]:

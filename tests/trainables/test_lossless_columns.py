@@ -1,8 +1,9 @@
-"""XGBoost on fewer columns, or on bundled ones, is XGBoost on the whole matrix."""
+"""Grown on codes, on fewer columns or bundled ones: the model is that of the whole matrix."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from trainables import columns, xgboost_
+from trainables import columns, growth, trees, xgboost_
 from trainables.base import Curve, rmse
 from trainables.dataset import Dataset, Rows
 
@@ -87,10 +88,10 @@ def fit_settings(tree_method: str) -> dict[str, Any]:
     }
 
 
-def plainly(
+def fitted_plainly(
     params: dict[str, Any], given: Made, tree_method: str
-) -> tuple[list[NDArray[np.float32]], float]:
-    """Return plain XGBoost's predictions on the whole matrix, and its last validation RMSE."""
+) -> tuple[xgboost.Booster, list[float]]:
+    """Return plain XGBoost's model on the whole matrix, and its validation RMSE by round."""
     train, valid = given.data.train, given.data.valid
     scores: dict[str, Any] = {}
     booster = xgboost.train(
@@ -107,8 +108,16 @@ def plainly(
         evals_result=scores,
         verbose_eval=False,
     )
-    predicted = [booster.predict(xgboost.DMatrix(x)) for x in (valid.features, given.unseen)]
-    return predicted, float(scores["valid"]["rmse"][-1])
+    return booster, list(map(float, scores["valid"]["rmse"]))
+
+
+def plainly(
+    params: dict[str, Any], given: Made, tree_method: str
+) -> tuple[list[NDArray[np.float32]], float]:
+    """Return plain XGBoost's predictions on the whole matrix, and its last validation RMSE."""
+    booster, scores = fitted_plainly(params, given, tree_method)
+    outside = (given.data.valid.features, given.unseen)
+    return [booster.predict(xgboost.DMatrix(each)) for each in outside], scores[-1]
 
 
 def assert_as_plain(params: dict[str, Any], given: Made, tree_method: str) -> None:
@@ -146,18 +155,138 @@ some = settings(max_examples=12, deadline=None, derandomize=True)
 
 @pytest.fixture(scope="module")
 def prefer_bundled() -> Any:
-    """Where bundling is possible it is done."""
+    """XGBoost fits, and where bundling is possible it is done."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "KNOWN_RELEASE", "none")
         patch.setattr(columns, "PRUNED_SHARE", 0.0)
         yield
 
 
 @pytest.fixture(scope="module")
 def prefer_pruned() -> Any:
-    """Where bundling is possible it is not done."""
+    """XGBoost fits, and where bundling is possible it is not done."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "KNOWN_RELEASE", "none")
         patch.setattr(columns, "PRUNED_SHARE", 1.0)
         yield
+
+
+class TestGrown:
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(whole_space, rows_of_any_kind)
+    def test_model_is_plain_xgboosts(self, params: dict[str, Any], given: Made) -> None:
+        """Anywhere in the space, trees grown on codes are XGBoost's on the whole matrix."""
+        assert_as_plain(params, given, "hist")
+
+    @settings(max_examples=30, deadline=None, derandomize=True)
+    @given(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "max_depth": st.sampled_from((0, 1, 2, 6)),
+                "learning_rate": st.sampled_from((0.0, 0.3, 1.0, 2.0)),
+                "reg_alpha": st.sampled_from((0.0, 1.0, 50.0)),
+                "reg_lambda": st.sampled_from((0.0, 1.0, 50.0)),
+                "min_child_weight": st.sampled_from((0.0, 1.0, 3.0, 100.0)),
+            },
+        ),
+        rows_of_any_kind,
+    )
+    def test_corners_and_defaults_too(self, params: dict[str, Any], given: Made) -> None:
+        """Outside the notes' ranges, and where XGBoost's defaults count, the same holds."""
+        assert_as_plain(params, given, "hist")
+
+    def test_curve_and_trees_are_xgboosts(self) -> None:
+        """The curve is that of the plain fit, and so are the splits, gains, covers and leaves."""
+        given, params = made(8, rows=1_000), {"max_depth": 20, "min_child_weight": 2.0}
+        coded = trees.coded(given.data)
+        assert coded is not None
+        curve, grown = trees.boosted(params, coded, ROUNDS, None, lambda _: None)
+        booster, scores = fitted_plainly(params, given, "hist")
+        assert curve == pytest.approx(scores, rel=1e-14)
+        ours = XGBOOST.load(trees.model(coded, grown))
+        for kind in ("weight", "gain", "cover", "total_gain", "total_cover"):
+            assert ours.get_score(importance_type=kind) == pytest.approx(
+                booster.get_score(importance_type=kind), rel=1e-6
+            )
+
+    def test_stops_early_where_xgboost_does(self) -> None:
+        """A fit that gets no better ends after the same round."""
+        given, params = made(9, rows=300), {"max_depth": 12, "learning_rate": 0.9}
+        asked = {**fit_settings("hist"), "num_boost_round": 100, "early_stopping_rounds": 5}
+        ours = XGBOOST.train(params, given.data, asked, lambda _: None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trees, "KNOWN_RELEASE", "none")
+            alone = Made(Dataset(given.data.train, given.data.valid, "again"), given.unseen)
+            theirs = XGBOOST.train(params, alone.data, asked, lambda _: None)
+        assert len(ours) == len(theirs) < 100
+        assert ours == pytest.approx(theirs, rel=1e-14)
+
+    def test_sums_that_would_be_rounded_are_left_to_xgboost(self) -> None:
+        """Targets of very different size: the sums depend on their order, and XGBoost has its."""
+        given = made(10)
+        target = np.resize([1e9, 1e-9, -1e9, -1e-9], 600) * given.data.train.target[0]
+        data = Dataset(Rows(given.data.train.features, target), given.data.valid, "wide")
+        coded = trees.coded(data)
+        assert coded is not None
+        with pytest.raises(trees.Inexact):
+            trees.boosted({}, coded, 1, None, lambda _: None)
+        assert_as_plain({"max_depth": 6, "min_child_weight": 1.0}, Made(data, given.unseen), "hist")
+
+    def test_a_fit_that_begins_again_says_no_round_twice(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Sums that are exact for two rounds only: XGBoost fits from the start, in one curve."""
+        checked = 0
+
+        def twice(_: Any) -> bool:
+            nonlocal checked
+            checked += 1
+            return checked <= 2
+
+        monkeypatch.setattr(growth, "sums_are_exact", twice)
+        heard: list[int] = []
+        curve = XGBOOST.train(
+            {"max_depth": 6}, made(11).data, fit_settings("hist"), lambda c: heard.append(len(c))
+        )
+        assert heard == list(range(1, ROUNDS + 1))
+        assert len(curve) == ROUNDS
+
+    def test_another_release_fits_for_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Gains and ties are one release's: with another, XGBoost fits."""
+        monkeypatch.setattr(xgboost, "__version__", "9.0.0")
+        assert trees.coded(made(12).data) is None
+
+    def test_the_release_that_is_installed_is_the_known_one(self) -> None:
+        """These tests compare with the release that the trees are grown after."""
+        assert xgboost.__version__.startswith(trees.KNOWN_RELEASE)
+
+
+class TestSumsAreExact:
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60), st.randoms())
+    def test_where_it_says_so_no_order_changes_a_sum(
+        self, values: list[float], random: Any
+    ) -> None:
+        """Every order of the values has the same sum, to the last bit, and it is the true one."""
+        array = np.array(values, dtype=np.float32)
+        if growth.sums_are_exact(array):
+            true = float(sum(map(Fraction, array.tolist())))
+            for _ in range(5):
+                random.shuffle(values)
+                assert sum(values) == true
+
+    def test_minutes_are(self) -> None:
+        """Differences of predicted and whole seconds' minutes add up exactly, a month of them."""
+        random = np.random.default_rng(0)
+        minutes = (random.integers(60, 3600, 80_000) / 60).astype(np.float32)
+        predicted = random.gamma(4.0, 4.0, 80_000).astype(np.float32)
+        assert growth.sums_are_exact(predicted - minutes)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, 1e-30])
+    def test_what_is_no_number_or_too_fine_is_not(self, value: float) -> None:
+        """One value that the others' sum would swallow is enough."""
+        assert not growth.sums_are_exact(np.array([1e6, value], dtype=np.float32))
 
 
 class TestBundled:
@@ -173,7 +302,9 @@ class TestBundled:
 
     def test_bundles(self) -> None:
         """The made rows are of the kind that is bundled: this class tests what it says."""
-        form = columns.cheapest({"max_depth": 6}, made(1).data, fit_settings("hist"))
+        form = columns.cheapest(
+            {"max_depth": 6}, made(1).data, fit_settings("hist"), xgboost_.OBJECTIVE
+        )
         assert form.train.num_col() == 2
 
     def test_columns_of_ones_that_come_last_are_not_bundled(self) -> None:
@@ -219,7 +350,9 @@ class TestPruned:
     def test_leaves_columns_out(self) -> None:
         """The made rows are of the kind that is pruned: this class tests what it says."""
         data = made(1).data
-        form = columns.cheapest({"min_child_weight": 10.0}, data, fit_settings("hist"))
+        form = columns.cheapest(
+            {"min_child_weight": 10.0}, data, fit_settings("hist"), xgboost_.OBJECTIVE
+        )
         assert 1 < form.train.num_col() < data.train.features.shape[1]
 
     @pytest.mark.parametrize("tree_method", ["hist", "exact"])
@@ -232,17 +365,38 @@ class TestPruned:
         """A least weight above the number of rows gives the plain model: one leaf a tree."""
         assert_as_plain({"min_child_weight": 1e6}, made(6, rows=300), "hist")
 
-    @pytest.mark.parametrize("name", ["colsample_bytree", "subsample"])
-    def test_what_would_change_the_model_leaves_nothing_out(self, name: str) -> None:
+    def test_what_would_change_the_model_leaves_nothing_out(self) -> None:
         """A parameter that the proof does not cover is fitted on the whole matrix."""
-        data = made(7).data
-        form = columns.cheapest({name: 0.5, "min_child_weight": 10.0}, data, fit_settings("hist"))
+        data, params = made(7).data, {"colsample_bytree": 0.5, "min_child_weight": 10.0}
+        form = columns.cheapest(params, data, fit_settings("hist"), xgboost_.OBJECTIVE)
         assert form.train.num_col() == data.train.features.shape[1]
+
+    @pytest.mark.parametrize("tree_method", ["hist", "exact"])
+    def test_a_sample_of_the_rows_leaves_a_column_fewer_still(self, tree_method: str) -> None:
+        """The bound holds under `subsample`, and the same rows are drawn."""
+        assert_as_plain({"subsample": 0.5, "min_child_weight": 3.0}, made(13), tree_method)
+
+    def test_the_bound_is_the_objectives(self) -> None:
+        """A hessian of at most a quarter leaves out more; an unknown one leaves out nothing."""
+        data, asked = made(7).data, fit_settings("hist")
+        width = {
+            objective: columns.cheapest(
+                {"min_child_weight": 3.0}, data, asked, objective
+            ).train.num_col()
+            for objective in ("reg:squarederror", "reg:logistic", "count:poisson")
+        }
+        assert width["reg:logistic"] < width["reg:squarederror"] < width["count:poisson"]
+        assert width["count:poisson"] == data.train.features.shape[1]
+
+    def test_the_weight_counts_in_single_precision(self) -> None:
+        """3.00000001 is 3 to XGBoost, and a column of three values may be split."""
+        assert_as_plain({"min_child_weight": 3.00000001, "max_depth": 40}, made(14), "hist")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["bundled", "pruned"])
 def test_curve_is_plain_xgboosts(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The score a trial reports is the score of the plain fit."""
+    monkeypatch.setattr(trees, "KNOWN_RELEASE", "none")
     monkeypatch.setattr(columns, "PRUNED_SHARE", share)
     given, params = made(8), {"max_depth": 20, "min_child_weight": 2.0, "learning_rate": 0.3}
     curve: Curve = XGBOOST.train(params, given.data, fit_settings("hist"), lambda _: None)

@@ -15,6 +15,7 @@ import trainables
 from search import trips
 from trainables import columns
 from trainables.dataset import Dataset
+from trainables.xgboost_ import OBJECTIVE
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 MONTHS = [REAL / f"green_tripdata_2021-{month}.parquet" for month in ("01", "02")]
@@ -90,8 +91,8 @@ def test_xgboost_published(data: Dataset) -> None:
 def test_real_trips_are_bundled_and_pruned(data: Dataset) -> None:
     """Both cheap forms apply to real trips, each where it is the cheaper."""
     settings = {"tree_method": "hist"}
-    light = columns.cheapest({"min_child_weight": 1.06}, data, settings)
-    heavy = columns.cheapest({"min_child_weight": 15.0}, data, settings)
+    light = columns.cheapest({"min_child_weight": 1.06}, data, settings, OBJECTIVE)
+    heavy = columns.cheapest({"min_child_weight": 15.0}, data, settings, OBJECTIVE)
     assert light.train.num_col() == 2
     assert 2 < heavy.train.num_col() < columns.PRUNED_SHARE * data.train.features.shape[1]
 

@@ -1,0 +1,317 @@
+"""Boosting on codes: XGBoost's ``hist`` on one-hot columns, tree for tree, at a fraction of it.
+
+*Grown.* One-hot columns of which each row has exactly one are the codes of one column
+(exclusive feature bundling: Ke et al. 2017, LightGBM, section 4). XGBoost's histograms have a
+place for each code at each node, although a node of n rows has n codes at most: this module
+grows the same trees (Chen and Guestrin 2016, section 3.3, with XGBoost's cuts, gains, precision
+and ties) at the cost of each node's own rows. Base score and cuts are XGBoost's own.
+
+XGBoost adds gradients up in its own order. Here they are added in another, so a round is only
+grown here if no sum of its gradients is rounded, in which case the order cannot matter
+(:func:`trainables.growth.sums_are_exact`); the trips' minutes are of that kind. Where it is not
+so, :class:`Inexact` tells, and XGBoost fits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from trainables import columns
+from trainables.base import Curve, OnRound, Params
+from trainables.dataset import Dataset, Rows
+
+if TYPE_CHECKING:
+    from trainables.growth import Side, Slots, Tree
+
+# What the trees depend on, and XGBoost's defaults. With any other parameter it does something that
+# is not done here.
+DEFAULTS: Params = {
+    "max_depth": 6,
+    "learning_rate": 0.3,
+    "reg_alpha": 0.0,
+    "reg_lambda": 1.0,
+    "min_child_weight": 1.0,
+}
+# The release whose gains, ties and precision these are; any other fits for itself.
+KNOWN_RELEASE = "3.2."
+
+ROOT_PARENT = 2**31 - 1  # in XGBoost's models
+
+
+class Inexact(Exception):
+    """A sum of gradients would be rounded: the trees could depend on the order of the rows."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Rows as codes and bins, sorted by code; what XGBoost says of them; an empty model."""
+
+    columns: int  # of the whole matrix
+    codes: int  # the first columns, of ones
+    cuts: NDArray[np.float32]  # [bins] upper ends
+    first_bin: NDArray[np.int64]  # [dense + 1]
+    base_score: np.float32
+    model: dict[str, Any]  # XGBoost's JSON, without trees
+    train: Part
+    valid: Part
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one side, sorted by code."""
+
+    code: NDArray[np.int32]  # [rows] ascending; -1: one that no training row has
+    bins: NDArray[np.int16]  # [dense, rows]; -1: absent
+    target: NDArray[np.float32]  # [rows] as given
+    place: NDArray[np.int32]  # [rows] where each given row is among the sorted
+
+    def side(self, base_score: np.float32) -> Side:
+        """Return what a kernel works on."""
+        from trainables.growth import Side
+
+        rows = len(self.code)
+        return Side(
+            self.code,
+            self.bins,
+            np.arange(rows, dtype=np.int32),
+            np.full(rows, base_score, dtype=np.float32),
+        )
+
+
+def coded(data: Dataset) -> Coded | None:
+    """Return the data in this form; nothing where it has none, or XGBoost's release is unknown."""
+    codes = columns.leading_codes(data)
+    if not codes or not xgboost.__version__.startswith(KNOWN_RELEASE):
+        return None
+    dense = _dense(data.train, codes)
+    asked = dense if dense.shape[1] else np.zeros((len(dense), 1), dtype=np.float32)
+    matrix = xgboost.DMatrix(asked, data.train.target)
+    options = {"max_depth": 1, "tree_method": "hist", "nthread": 1, "verbosity": 0}
+    booster = xgboost.train(options, matrix, num_boost_round=1)
+    first_bin, cuts = matrix.get_quantile_cut()
+    first_bin = first_bin[: dense.shape[1] + 1]
+    model = json.loads(booster.save_raw("json"))
+    (base_score,) = json.loads(model["learner"]["learner_model_param"]["base_score"])
+    width = int(data.train.features.shape[1])
+    model["learner"]["learner_model_param"]["num_feature"] = str(width)
+
+    def part(rows: Rows, dense: NDArray[np.float32]) -> Part:
+        code = _code(rows, codes)
+        order = np.argsort(code, kind="stable")
+        place = np.empty(len(order), dtype=np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        bins = _binned(dense[order], cuts, first_bin)
+        return Part(code[order], bins, rows.target.astype(np.float32), place)
+
+    return Coded(
+        *(width, codes, cuts.astype(np.float32), first_bin.astype(np.int64)),
+        *(np.float32(base_score), model),
+        part(data.train, dense),
+        part(data.valid, _dense(data.valid, codes)),
+    )
+
+
+def understood(params: Params) -> bool:
+    """Tell whether these parameters, and no others, shape the trees that are grown here."""
+    return set(params) <= set(DEFAULTS) and all(value >= 0 for value in params.values())
+
+
+def boosted(
+    params: Params, data: Coded, rounds: int, patience: int | None, on_round: OnRound
+) -> tuple[Curve, list[Tree]]:
+    """Boost, until ``patience`` rounds brought nothing better; return the curve and the trees.
+
+    The curve is the validation RMSE after each round.
+
+    :raises Inexact: the trees might not be XGBoost's.
+    """
+    from trainables import growth
+
+    train, valid = data.train.side(data.base_score), data.valid.side(data.base_score)
+    target = np.empty_like(data.train.target)
+    target[data.train.place] = data.train.target
+    point = {**DEFAULTS, **params}
+    regularised = growth.Regularised(
+        int(point["max_depth"]),
+        *(np.float32(point[name]) for name in growth.Regularised._fields[1:]),
+    )
+    slots = _slots(data)
+    room = _tree(2 * len(target) + 1)
+    curve: Curve = []
+    trees: list[Tree] = []
+    least, since = math.inf, 0
+    for _ in range(rounds):
+        gradient = train.predicted - target
+        if not growth.sums_are_exact(gradient):
+            raise Inexact
+        for side in (train, valid):
+            side.order[:] = np.arange(len(side.order), dtype=np.int32)
+        nodes = growth.grow(
+            *(train, valid, gradient, data.cuts, data.first_bin),
+            *(regularised, slots, room, data.codes),
+        )
+        trees.append(growth.Tree._make(part[:nodes].copy() for part in room))
+        error = growth.squared_error(valid.predicted, data.valid.target, data.valid.place)
+        curve.append(math.sqrt(error / len(data.valid.target)))
+        on_round(curve)
+        least, since = (curve[-1], 0) if curve[-1] < least else (least, since + 1)
+        if patience is not None and since >= patience:
+            break
+    return curve, trees
+
+
+def model(data: Coded, trees: Sequence[Tree]) -> bytes:
+    """Return XGBoost's model (UBJSON) of these trees, on the whole matrix's columns."""
+    learner = data.model["learner"]
+    boosting = learner["gradient_booster"]
+    count = len(trees)
+    grown = {
+        **boosting["model"],
+        "gbtree_model_param": {
+            **boosting["model"]["gbtree_model_param"],
+            "num_trees": str(count),
+        },
+        "iteration_indptr": list(range(count + 1)),
+        "tree_info": [0] * count,
+        "trees": [_written(tree, number, data) for number, tree in enumerate(trees)],
+    }
+    boosting = {**boosting, "model": grown}
+    return b"".join(_ubjson({**data.model, "learner": {**learner, "gradient_booster": boosting}}))
+
+
+def _dense(rows: Rows, codes: int) -> NDArray[np.float32]:
+    """Return [rows, dense]: the columns behind the codes, NaN where absent."""
+    features = rows.features
+    dense = np.full((features.shape[0], features.shape[1] - codes), np.nan, dtype=np.float32)
+    is_dense = features.indices >= codes
+    row = np.repeat(np.arange(features.shape[0]), np.diff(features.indptr))
+    dense[row[is_dense], features.indices[is_dense] - codes] = features.data[is_dense]
+    return dense
+
+
+def _code(rows: Rows, codes: int) -> NDArray[np.int32]:
+    features = rows.features
+    code = np.full(features.shape[0], -1, dtype=np.int32)
+    is_code = features.indices < codes
+    row = np.repeat(np.arange(features.shape[0]), np.diff(features.indptr))
+    code[row[is_code]] = features.indices[is_code]
+    return code
+
+
+def _binned(dense: NDArray[np.float32], cuts: Any, first_bin: Any) -> NDArray[np.int16]:
+    """Return [dense, rows]: the bin of each value; behind the last one where it is above all."""
+    bins = np.empty(dense.shape[::-1], dtype=np.int16)
+    for column, values in enumerate(dense.T):
+        first, last = int(first_bin[column]), int(first_bin[column + 1])
+        found = first + np.searchsorted(cuts[first:last], values, side="right")
+        bins[column] = np.where(np.isnan(values), -1, found)
+    return bins
+
+
+def _slots(data: Coded) -> Slots:
+    from trainables.growth import Slots
+
+    rows = max(len(data.train.code), len(data.valid.code))
+    slots, bins = max(2, rows.bit_length() + 2), len(data.cuts)
+    return Slots(
+        bin_gradient=np.zeros((slots, bins)),
+        bin_rows=np.zeros((slots, bins), dtype=np.int64),
+        codes=np.zeros(slots, dtype=np.int64),
+        code=np.zeros((slots, data.codes), dtype=np.int32),
+        code_gradient=np.zeros((slots, data.codes)),
+        code_rows=np.zeros((slots, data.codes), dtype=np.int64),
+        node=np.zeros((slots, 6), dtype=np.int64),
+        gradient=np.zeros(slots),
+        moved=np.zeros(rows, dtype=np.int32),
+    )
+
+
+def _tree(nodes: int) -> Tree:
+    from trainables.growth import Tree
+
+    kinds = (*[np.int32] * 4, np.float32, np.uint8, *[np.float32] * 3)
+    return Tree._make(np.zeros(nodes, dtype=kind) for kind in kinds)
+
+
+def _written(tree: Tree, number: int, data: Coded) -> dict[str, Any]:
+    """Return a tree as XGBoost's models have it."""
+    nodes = len(tree.left)
+    none = np.zeros(0, dtype=np.int32)
+    return {
+        "base_weights": tree.weight,
+        "categories": none,
+        "categories_nodes": none,
+        "categories_segments": none.astype(np.int64),
+        "categories_sizes": none.astype(np.int64),
+        "default_left": tree.absent_left,
+        "id": number,
+        "left_children": tree.left,
+        "loss_changes": tree.gain,
+        "parents": np.where(tree.parent < 0, ROOT_PARENT, tree.parent).astype(np.int32),
+        "right_children": tree.right,
+        "split_conditions": tree.condition,
+        "split_indices": tree.split,
+        "split_type": np.zeros(nodes, dtype=np.uint8),
+        "sum_hessian": tree.rows,
+        "tree_param": {
+            "num_deleted": "0",
+            "num_feature": str(data.columns),
+            "num_nodes": str(nodes),
+            "size_leaf_vector": "1",
+        },
+    }
+
+
+_TYPED = {
+    np.dtype(np.uint8): b"U",
+    np.dtype(np.int32): b"l",
+    np.dtype(np.int64): b"L",
+    np.dtype(np.float32): b"d",
+}
+
+
+def _ubjson(value: Any) -> Iterator[bytes]:
+    """Yield a value as UBJSON (ubjson.org); an array of numpy's as a typed one."""
+    match value:
+        case dict():
+            yield b"{"
+            for name, each in value.items():
+                yield _text(name)
+                yield from _ubjson(each)
+            yield b"}"
+        case np.ndarray():
+            yield b"[$" + _TYPED[value.dtype] + b"#" + _long(len(value))
+            yield value.astype(value.dtype.newbyteorder(">")).tobytes()
+        case list():
+            yield b"["
+            for each in value:
+                yield from _ubjson(each)
+            yield b"]"
+        case str():
+            yield b"S" + _text(value)
+        case bool():
+            yield b"T" if value else b"F"
+        case int():
+            yield _long(value)
+        case float():
+            yield b"d" + struct.pack(">f", value)
+        case _:
+            raise TypeError(f"no UBJSON for {type(value).__name__}")
+
+
+def _text(text: str) -> bytes:
+    content = text.encode()
+    return _long(len(content)) + content
+
+
+def _long(value: int) -> bytes:
+    return b"L" + struct.pack(">q", value)
