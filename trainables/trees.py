@@ -26,7 +26,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from trainables import columns
-from trainables.base import Curve, OnRound, Params
+from trainables.base import Params
 from trainables.dataset import Dataset, Rows
 
 if TYPE_CHECKING:
@@ -125,14 +125,12 @@ def understood(params: Params) -> bool:
     return set(params) <= set(DEFAULTS) and all(value >= 0 for value in params.values())
 
 
-def boosted(
-    params: Params, data: Coded, rounds: int, patience: int | None, on_round: OnRound
-) -> tuple[Curve, list[Tree]]:
-    """Boost, until ``patience`` rounds brought nothing better; return the curve and the trees.
+def boosted(params: Params, data: Coded) -> Iterator[tuple[float, Tree]]:
+    """Yield, round after round and without end, the validation RMSE and the round's tree.
 
-    The curve is the validation RMSE after each round.
+    The tree is overwritten by the next: whoever keeps it takes a :func:`copy`.
 
-    :raises Inexact: the trees might not be XGBoost's.
+    :raises Inexact: the next tree might not be XGBoost's.
     """
     from trainables import growth
 
@@ -144,12 +142,8 @@ def boosted(
         int(point["max_depth"]),
         *(np.float32(point[name]) for name in growth.Regularised._fields[1:]),
     )
-    slots = _slots(data)
-    room = _tree(2 * len(target) + 1)
-    curve: Curve = []
-    trees: list[Tree] = []
-    least, since = math.inf, 0
-    for _ in range(rounds):
+    slots, room = _slots(data), _tree(2 * len(target) + 1)
+    while True:
         gradient = train.predicted - target
         if not growth.sums_are_exact(gradient):
             raise Inexact
@@ -159,14 +153,14 @@ def boosted(
             *(train, valid, gradient, data.cuts, data.first_bin),
             *(regularised, slots, room, data.codes),
         )
-        trees.append(growth.Tree._make(part[:nodes].copy() for part in room))
         error = growth.squared_error(valid.predicted, data.valid.target, data.valid.place)
-        curve.append(math.sqrt(error / len(data.valid.target)))
-        on_round(curve)
-        least, since = (curve[-1], 0) if curve[-1] < least else (least, since + 1)
-        if patience is not None and since >= patience:
-            break
-    return curve, trees
+        tree = growth.Tree._make(part[:nodes] for part in room)
+        yield math.sqrt(error / len(data.valid.target)), tree
+
+
+def copy(tree: Tree) -> Tree:
+    """Return a tree of its own."""
+    return type(tree)._make(part.copy() for part in tree)
 
 
 def model(data: Coded, trees: Sequence[Tree]) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,7 +63,7 @@ class XGBoost:
 
         if coded := _coded(params, data, settings):
             with contextlib.suppress(trees.Inexact):
-                return trees.boosted(params, coded, rounds, patience, news)[0]
+                return _boosted(params, coded, rounds, patience, news)
         form = columns.cheapest(params, data, settings, OBJECTIVE)
         watch = _Watch(news)
         xgboost.train(
@@ -79,8 +81,8 @@ class XGBoost:
         """Boost for ``rounds`` rounds; the model is one on the dataset's own columns."""
         if coded := _coded(params, data, settings):
             with contextlib.suppress(trees.Inexact):
-                grown = trees.boosted(params, coded, rounds, None, lambda _: None)[1]
-                return trees.model(coded, grown)
+                grown = islice(trees.boosted(params, coded), rounds)
+                return trees.model(coded, [trees.copy(tree) for _, tree in grown])
         form = columns.cheapest(params, data, settings, OBJECTIVE)
         booster = xgboost.train(
             _options(params, settings, form), form.train, num_boost_round=rounds
@@ -104,6 +106,21 @@ def _coded(params: Params, data: Dataset, settings: Settings) -> trees.Coded | N
     if settings["tree_method"] != "hist" or not trees.understood(params):
         return None
     return data.derived("coded", lambda: trees.coded(data))
+
+
+def _boosted(
+    params: Params, coded: trees.Coded, rounds: int, patience: int, on_round: OnRound
+) -> Curve:
+    """Boost until the cap, or until ``patience`` rounds brought nothing better, as XGBoost does."""
+    curve: Curve = []
+    least, since = math.inf, 0
+    for score, _ in islice(trees.boosted(params, coded), rounds):
+        curve.append(score)
+        on_round(curve)
+        least, since = (score, 0) if score < least else (least, since + 1)
+        if since >= patience:
+            break
+    return curve
 
 
 def _options(params: Params, settings: Settings, form: columns.Form) -> dict[str, Any]:
