@@ -1,29 +1,41 @@
-"""The best RMSE after n trials: our searcher, hyperopt's own TPE, Optuna's and random search.
+"""The best RMSE after n trials and after t seconds: ours, hyperopt's TPE, Optuna, random search.
 
 ``python -m benchmarks.quality --train-data X --valid-data Y --out quality.json``. One trial at a
-time, the same lossless fits for all, over several seeds; few rounds on a part of the rows, so
-that there are enough seeds for an interval.
+time over several seeds, few rounds on a part of the rows, so that there are enough seeds for an
+interval. After n trials what counts is the searcher, so all have the same fits; after t seconds
+each has the fits that its user has: ours are grown, the others' are XGBoost's on the whole matrix.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import xgboost
+
 from benchmarks.watch import machine
 from search import trips
 from search.searcher import TPESearch
 from search.space import Space
+from trainables import columns
 from trainables.dataset import Dataset, Rows
-from trainables.xgboost_ import XGBOOST
+from trainables.xgboost_ import OBJECTIVE, XGBOOST
 
 Score = Callable[[dict[str, Any]], float]
+OURS = "ours"
 AFTER = (10, 25, 50)  # trials
+AFTER_S = (5, 10, 20)  # seconds
+
+
+class TimeIsUp(BaseException):
+    """Ends a search, whatever it catches."""
 
 
 def main() -> None:
@@ -35,6 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--timed-seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("quality.json"))
     given = parser.parse_args()
     whole = trips.prepare(trips.read([given.train_data]), trips.read([given.valid_data]))
@@ -42,21 +55,63 @@ def main() -> None:
     settings = {"num_boost_round": given.rounds, "early_stopping_rounds": 50}
     settings |= {"tree_method": "hist", "seed": 42, "threads": 1}
 
-    def score(point: dict[str, Any]) -> float:
+    def lossless(point: dict[str, Any]) -> float:
         return min(XGBOOST.train(point, data, settings, lambda _: None))
 
+    whole_matrix = columns.plain(data)
+
+    def plain(point: dict[str, Any]) -> float:
+        return _plainly(point, whole_matrix, given.rounds)
+
+    lossless({"max_depth": 4})  # compiled, or loaded, before anything is measured
     rows = []
     for name, search in WAYS.items():
         for seed in range(given.seeds):
-            started = time.perf_counter()
-            bests = _bests(search(score, given.trials, seed))
+            bests = _bests(search(lossless, given.trials, seed))
             after = {str(n): bests[n - 1] for n in AFTER if n <= given.trials}
-            seconds = time.perf_counter() - started
-            rows.append({"way": name, "seed": seed, "best_after": after, "seconds": seconds})
+            rows.append({"way": name, "seed": seed, "after": after})
             print(json.dumps(rows[-1]), flush=True)
-    found = {**machine(), "rounds": given.rounds, "train_rows": given.rows, "rows": rows}
+    timed_rows = []
+    for name, search in WAYS.items():
+        for seed in range(given.timed_seeds):
+            fit = lossless if name == OURS else plain
+            after = _timed(search, fit, seed)
+            timed_rows.append({"way": name, "seed": seed, "after": after})
+            print(json.dumps(timed_rows[-1]), flush=True)
+    found = {**machine(), "rounds": given.rounds, "train_rows": given.rows}
+    found |= {"rows": rows, "timed_rows": timed_rows}
     given.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(rows))
+    print(table(found))
+
+
+def _timed(search: Callable[[Score, int, int], list[float]], fit: Score, seed: int) -> Any:
+    """Return the best RMSE after each of :data:`AFTER_S` seconds."""
+    done: list[tuple[float, float]] = []  # seconds, RMSE
+    started = time.perf_counter()
+
+    def timed(point: dict[str, Any]) -> float:
+        if time.perf_counter() - started > AFTER_S[-1]:
+            raise TimeIsUp
+        rmse = fit(point)
+        done.append((time.perf_counter() - started, rmse))
+        return rmse
+
+    with contextlib.suppress(TimeIsUp):
+        search(timed, 100_000, seed)
+    return {str(t): min((rmse for at, rmse in done if at <= t), default=None) for t in AFTER_S}
+
+
+def _plainly(point: dict[str, Any], form: columns.Form, rounds: int) -> float:
+    scores: dict[str, Any] = {}
+    xgboost.train(
+        {**point, "objective": OBJECTIVE, "tree_method": "hist", "seed": 42, "nthread": 1},
+        form.train,
+        num_boost_round=rounds,
+        evals=[(form.valid, "valid")],
+        evals_result=scores,
+        verbose_eval=False,
+    )
+    return float(min(scores["valid"]["rmse"]))
 
 
 def _part(data: Dataset, rows: int) -> Dataset:
@@ -111,8 +166,6 @@ def hyperopts(algorithm: str) -> Callable[[Score, int, int], list[float]]:
 
 def optunas(score: Score, trials: int, seed: int) -> list[float]:
     """Run Optuna's default sampler."""
-    import math
-
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -137,27 +190,30 @@ def optunas(score: Score, trials: int, seed: int) -> list[float]:
 
 
 WAYS: dict[str, Callable[[Score, int, int], list[float]]] = {
-    "ours": ours,
+    OURS: ours,
     "hyperopt's TPE": hyperopts("tpe"),
     "Optuna": optunas,
     "random": hyperopts("rand"),
 }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(found: dict[str, Any]) -> str:
     """Return the means over the seeds, with the half width of the 95 % interval."""
-    lines = [
-        f"| best RMSE after | {' | '.join(f'{n} trials' for n in AFTER)} |",
-        "|---|" + "---|" * len(AFTER),
-    ]
+    heads = [*(f"{n} trials" for n in AFTER), *(f"{t} s" for t in AFTER_S)]
+    lines = [f"| best RMSE after | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for way in WAYS:
-        cells = []
-        for n in AFTER:
-            bests = [row["best_after"][str(n)] for row in rows if row["way"] == way]
-            half = 1.96 * statistics.stdev(bests) / len(bests) ** 0.5
-            cells.append(f"{statistics.mean(bests):.4f} ± {half:.4f}")
+        cells = [_cell(found["rows"], way, str(n)) for n in AFTER]
+        cells += [_cell(found["timed_rows"], way, str(t)) for t in AFTER_S]
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(rows: list[dict[str, Any]], way: str, after: str) -> str:
+    bests = [row["after"].get(after) for row in rows if row["way"] == way]
+    if not bests or None in bests:
+        return "none yet"
+    half = 1.96 * statistics.stdev(bests) / len(bests) ** 0.5 if len(bests) > 1 else math.nan
+    return f"{statistics.mean(bests):.3f} ± {half:.3f}"
 
 
 if __name__ == "__main__":
