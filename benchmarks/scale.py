@@ -7,18 +7,23 @@ bookkeeping benchmark (10,000 such trials on 16 CPUs: 715 s where 625 s is ideal
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 
 from benchmarks.watch import TOP, Sample, machine, searched
+
+ADDRESS = "127.0.0.1:6399"  # of the cluster that is started for it
+START_TRIES, TRY_S = 10, 10.0
 
 
 def main() -> None:
@@ -39,27 +44,10 @@ def main() -> None:
 
 def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
     """Run the search on a cluster of as many slots; return its figures."""
-    ray = [str(Path(sys.executable).parent / "ray")]
-    around = {**os.environ, "PYTHONPATH": str(TOP)}
-    head = [
-        "start",
-        "--head",
-        "--node-ip-address",
-        "127.0.0.1",
-        "--port",
-        "6399",
-        "--num-cpus",
-        str(slots),
-    ]
-    subprocess.run(
-        [*ray, *head, "--include-dashboard", "false"], check=True, env=around, capture_output=True
-    )
-    try:
+    with _cluster(slots):
         options = ["--trainable", "benchmarks.toys:SLEEPER", "--num-samples", str(trials)]
         options += ["--train-data", "sample", "--valid-data", "sample"]
-        report, seen = searched([*options, "--scheduler", "none", "--address", "auto"], folder)
-    finally:
-        subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
+        report, seen = searched([*options, "--scheduler", "none", "--address", ADDRESS], folder)
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = []
     token: str | None = ""
@@ -77,6 +65,39 @@ def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
         **cpu_per_trial(runs, seen.samples, begun),
         "driver_rss_mib": [round(each.rss_bytes / 2**20) for each in _ends(seen.samples)],
     }
+
+
+@contextlib.contextmanager
+def _cluster(slots: int) -> Iterator[None]:
+    """Start a cluster of as many CPUs; end it, and no other."""
+    host, _, port = ADDRESS.partition(":")
+    head = ["start", "--head", "--block", "--node-ip-address", host, "--port", port]
+    head += ["--num-cpus", str(slots), "--include-dashboard", "false"]
+    argv = [str(Path(sys.executable).parent / "ray"), *head]
+    quiet = subprocess.DEVNULL
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        # a folder of its own: Ray leaves the address there for whoever starts next
+        around = {**os.environ, "PYTHONPATH": str(TOP), "RAY_TMPDIR": folder}
+        with subprocess.Popen(argv, env=around, stdout=quiet, stderr=quiet) as ray:
+            try:
+                _wait_for_cluster(ray)
+                yield
+            finally:
+                ray.terminate()
+
+
+def _wait_for_cluster(ray: subprocess.Popen[bytes]) -> None:
+    """Return when the cluster at :data:`ADDRESS` answers."""
+    status = [str(Path(sys.executable).parent / "ray"), "status", "--address", ADDRESS]
+    for _ in range(START_TRIES):
+        if ray.poll() is not None:
+            raise SystemExit(f"ray start ended with {ray.returncode}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if not subprocess.run(
+                status, capture_output=True, check=False, timeout=TRY_S
+            ).returncode:
+                return
+    raise SystemExit("the cluster does not answer")
 
 
 def busy(runs: list[tuple[float, float]], slots: int) -> dict[str, Any]:

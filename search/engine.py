@@ -17,7 +17,7 @@ import ray
 
 from search import actors
 from search.errors import InputError, Interrupted, SearchError
-from search.trial import ROUND, SCORE, Job, Refitted, Shared, refit, run_trial
+from search.trial import ROUND, SCORE, Job, Refitted, Shared, Worker, refit
 from trainables.dataset import Dataset
 
 # A trial is run again this often when its worker process dies; what the trial itself raises is
@@ -180,9 +180,9 @@ def run_trials(
     from ray import tune
 
     try:
-        with actors.kept():
+        with actors.kept(Worker, data=data, job=job):
             tune.run(
-                tune.with_parameters(run_trial, data=data, job=job),
+                _nothing,  # the workers know what to run
                 config=only or {},
                 search_alg=searcher,
                 num_samples=wanted,
@@ -232,6 +232,10 @@ def run_refit(
         reason = (str(cause).strip().splitlines() or [""])[0]
         raise SearchError(f"the refit failed: {type(cause).__name__}: {reason[:300]}") from error
     return refitted
+
+
+def _nothing(config: dict[str, Any]) -> None:
+    """Stand for the trainable that Tune asks for."""
 
 
 def _start(options: Mapping[str, Any]) -> None:
