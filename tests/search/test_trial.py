@@ -297,7 +297,7 @@ import sys
 import search.trial, trainables
 for name in trainables.BUILT_IN:
     trainables.get(name)
-print(*{name.partition(".")[0] for name in sys.modules} & {"hyperopt", "mlflow"}, "ray.tune" in sys.modules)
+print(*{"hyperopt", "mlflow", "ray.tune"} & sys.modules.keys())
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["False"]
+    assert ran.stdout.split() == []
