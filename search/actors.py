@@ -9,19 +9,33 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 
 @contextlib.contextmanager
 def kept(worker: type, **kwargs: Any) -> Iterator[None]:
     """Have Tune, while inside, run its trials in actors of ``worker(**kwargs)``, and keep those."""
+    # by name: the package holds a function of the module's name
     tune = importlib.import_module("ray.tune.tune")
-    stock = tune.TuneController
-    tune.TuneController = _controller(stock, worker, kwargs)
+    trial = importlib.import_module("ray.tune.experiment.trial")
+    with (
+        _replaced(tune, "TuneController", _controller(tune.TuneController, worker, kwargs)),
+        # asked of the cluster three times a trial, by name; the resources are given anyway
+        _replaced(trial, "validate_trainable", lambda _: None),
+        _replaced(trial, "get_trainable_cls", lambda _: None),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, name: str, ours: Any) -> Iterator[None]:
+    stock = getattr(module, name)
+    setattr(module, name, ours)
     try:
         yield
     finally:
-        tune.TuneController = stock
+        setattr(module, name, stock)
 
 
 def _controller(stock: Any, worker: type, kwargs: dict[str, Any]) -> type:
