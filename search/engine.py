@@ -44,7 +44,6 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # search/run.py decides what Ctrl-C means
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports no score
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own checkpoints serve its own restore only
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
     "TUNE_WARN_THRESHOLD_S": "1000000",
 }
 
@@ -189,8 +188,7 @@ def run_trials(
                 max_concurrent_trials=slots.at_once if searcher is not None else None,
                 resources_per_trial={"cpu": slots.cpus_each},
                 scheduler=_scheduler(job.rungs, rounds, rungs_before),
-                # a process per trial costs seconds of imports each; these keep theirs
-                reuse_actors=True,
+                reuse_actors=True,  # a process per trial costs seconds of imports each
                 max_failures=WORKER_DEATHS,
                 raise_on_failed_trial=False,
                 callbacks=list(callbacks),
