@@ -143,15 +143,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return the figures as the documents show them."""
     lines = [
         "| slots | trials of 1 s | all busy after | from then on | ideal | over ideal | "
-        "driver's CPU a trial, first and last 100 |",
-        "|---|---|---|---|---|---|---|",
+        "driver's CPU a trial, first and last 100 | driver's memory, start and end |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        memory = " and ".join(f"{each} MiB" for each in row["driver_rss_mib"])
         cpu = " and ".join(f"{each:.0f} ms" for each in row.get("driver_cpu_ms_a_trial", []))
         lines.append(
             f"| {row['slots']} | {row['trials']:,} | {row['all_busy_after_s']:.1f} s | "
             f"{row['from_then_s']:.1f} s | {row['ideal_from_then_s']:.1f} s | "
-            f"{100 * row['over_ideal']:.1f} % | {cpu} |"
+            f"{100 * row['over_ideal']:.1f} % | {cpu} | {memory} |"
         )
     return "\n".join(lines)
 
