@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -145,7 +147,11 @@ def _server(folder: Path) -> Iterator[tuple[str, Path]]:
     log = folder / "server.log"
     argv = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     argv += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-    with log.open("wb") as said, subprocess.Popen(argv, cwd=folder, stdout=said, stderr=said) as it:
+    with (
+        log.open("wb") as said,
+        # in a session of its own, so that its workers can be ended with it
+        subprocess.Popen(argv, cwd=folder, stdout=said, stderr=said, start_new_session=True) as it,
+    ):
         try:
             uri = f"http://127.0.0.1:{port}"
             for _ in range(240):
@@ -154,8 +160,7 @@ def _server(folder: Path) -> Iterator[tuple[str, Path]]:
                 time.sleep(0.25)
             yield uri, log
         finally:
-            it.terminate()
-            subprocess.run(["pkill", "-f", f"server.*{port}"], check=False)
+            os.killpg(it.pid, signal.SIGTERM)
 
 
 MEASURED = {

@@ -7,18 +7,23 @@ bookkeeping benchmark (10,000 such trials on 16 CPUs: 715 s where 625 s is ideal
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 
 from benchmarks.watch import TOP, Sample, machine, searched
+
+ADDRESS = "127.0.0.1:6399"  # of the cluster that is started for it
+STARTED = "will now block forever"  # what Ray says when its cluster is up
 
 
 def main() -> None:
@@ -39,27 +44,10 @@ def main() -> None:
 
 def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
     """Run the search on a cluster of as many slots; return its figures."""
-    ray = [str(Path(sys.executable).parent / "ray")]
-    around = {**os.environ, "PYTHONPATH": str(TOP)}
-    head = [
-        "start",
-        "--head",
-        "--node-ip-address",
-        "127.0.0.1",
-        "--port",
-        "6399",
-        "--num-cpus",
-        str(slots),
-    ]
-    subprocess.run(
-        [*ray, *head, "--include-dashboard", "false"], check=True, env=around, capture_output=True
-    )
-    try:
+    with _cluster(slots):
         options = ["--trainable", "benchmarks.toys:SLEEPER", "--num-samples", str(trials)]
         options += ["--train-data", "sample", "--valid-data", "sample"]
-        report, seen = searched([*options, "--scheduler", "none", "--address", "auto"], folder)
-    finally:
-        subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
+        report, seen = searched([*options, "--scheduler", "none", "--address", ADDRESS], folder)
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = []
     token: str | None = ""
@@ -77,6 +65,33 @@ def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
         **cpu_per_trial(runs, seen.samples, begun),
         "driver_rss_mib": [round(each.rss_bytes / 2**20) for each in _ends(seen.samples)],
     }
+
+
+@contextlib.contextmanager
+def _cluster(slots: int) -> Iterator[None]:
+    """Start a cluster of as many CPUs; end it, and no other."""
+    host, _, port = ADDRESS.partition(":")
+    head = ["start", "--head", "--block", "--node-ip-address", host, "--port", port]
+    head += ["--num-cpus", str(slots), "--include-dashboard", "false"]
+    argv = [str(Path(sys.executable).parent / "ray"), *head]
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        # a folder of its own: Ray leaves the address there for whoever starts next
+        around = {**os.environ, "PYTHONPATH": str(TOP), "RAY_TMPDIR": folder}
+        around["RAY_AUTH_MODE"] = "disabled"  # as it is for who connects by an address
+        with subprocess.Popen(
+            argv, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as ray:
+            try:
+                said = ""
+                for line in ray.stdout or ():
+                    said += line
+                    if STARTED in line:
+                        break
+                else:
+                    raise SystemExit(f"ray does not start: {said[-1500:]}")
+                yield
+            finally:
+                ray.terminate()
 
 
 def busy(runs: list[tuple[float, float]], slots: int) -> dict[str, Any]:
@@ -128,15 +143,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return the figures as the documents show them."""
     lines = [
         "| slots | trials of 1 s | all busy after | from then on | ideal | over ideal | "
-        "driver's CPU a trial, first and last 100 |",
-        "|---|---|---|---|---|---|---|",
+        "driver's CPU a trial, first and last 100 | driver's memory, start and end |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        memory = " and ".join(f"{each} MiB" for each in row["driver_rss_mib"])
         cpu = " and ".join(f"{each:.0f} ms" for each in row.get("driver_cpu_ms_a_trial", []))
         lines.append(
             f"| {row['slots']} | {row['trials']:,} | {row['all_busy_after_s']:.1f} s | "
             f"{row['from_then_s']:.1f} s | {row['ideal_from_then_s']:.1f} s | "
-            f"{100 * row['over_ideal']:.1f} % | {cpu} |"
+            f"{100 * row['over_ideal']:.1f} % | {cpu} | {memory} |"
         )
     return "\n".join(lines)
 

@@ -1,58 +1,109 @@
-"""Workers that are started once and kept, where Tune would start them over and over.
+"""Workers that are started once and kept, and Tune's loop without what no search here needs.
 
-Two of Tune's habits cost a search its slots (docs/decisions/0006-slots.md), and neither has an
-option; they are private parts of the one version of Ray that requirements.lock names.
+Some of Tune's habits cost a search its slots (docs/decisions/0006-slots.md), and none has an
+option; its controller is a private part of the one version of Ray that requirements.lock names.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Have Tune, while inside, take the processes that are there and let those that start start.
-
-    - It gives each actor an environment of its own, so none of the processes that Ray has
-      started already may serve; a trial's worker needs none.
-    - When a worker is free, Tune gives it to a trial whose own worker is still starting, and
-      cancels that one: while trials are shorter than starts, the slots never fill.
-    """
-    from ray.tune.execution.class_cache import _ActorClassCache
-    from ray.tune.execution.tune_controller import TuneController
-
+def kept(worker: type, **kwargs: Any) -> Iterator[None]:
+    """Have Tune, while inside, run its trials in actors of ``worker(**kwargs)``, and keep those."""
+    # by name: the package holds a function of the module's name
+    tune = importlib.import_module("ray.tune.tune")
+    trial = importlib.import_module("ray.tune.experiment.trial")
     with (
-        _replaced(_ActorClassCache, "get", lambda _: _actor_class),
-        _replaced(TuneController, "_maybe_reuse_cached_actor", _reuse),
+        _replaced(tune, "TuneController", _controller(tune.TuneController, worker, kwargs)),
+        # asked of the cluster three times a trial, by name; the resources are given anyway
+        _replaced(trial, "validate_trainable", lambda _: None),
+        _replaced(trial, "get_trainable_cls", lambda _: None),
     ):
         yield
 
 
-def _actor_class(cache: Any, trainable: Any) -> Any:
-    import ray
-
-    if trainable not in cache._cache:
-        cache._cache[trainable] = ray.remote(trainable)
-    return cache._cache[trainable]
-
-
-def _reuse(stock: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def reuse(controller: Any, trial: Any) -> bool:
-        # once no trial is to come, whoever is free takes what is left
-        if trial in controller._trial_to_actor and not controller._search_alg.is_finished():
-            return False
-        return stock(controller, trial)
-
-    return reuse
-
-
 @contextlib.contextmanager
-def _replaced(owner: type, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    stock = getattr(owner, name)
-    setattr(owner, name, make(stock))
+def _replaced(module: ModuleType, name: str, ours: Any) -> Iterator[None]:
+    stock = getattr(module, name)
+    setattr(module, name, ours)
     try:
         yield
     finally:
-        setattr(owner, name, stock)
+        setattr(module, name, stock)
+
+
+def _controller(stock: Any, worker: type, kwargs: dict[str, Any]) -> type:
+    import ray
+
+    # of no environment of its own: the processes that Ray has started already may serve
+    actor_class = ray.remote(worker)
+
+    class Controller(stock):  # type: ignore[misc]
+        """Begins a trial by one call to a worker that stays."""
+
+        def _schedule_trial_actor(self, trial: Any) -> None:
+            trial.init_local_path()  # where Tune says how a worker died
+            if self._maybe_reuse_cached_actor(trial):
+                return
+            actor = self._actor_manager.add_actor(
+                cls=actor_class,
+                kwargs=kwargs,
+                resource_request=trial.placement_group_factory,
+                on_start=self._actor_started,
+                on_stop=self._actor_stopped,
+                on_error=self._actor_failed,
+            )
+            self._give(trial, actor)
+
+        def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+            """Give a worker that is free to a trial that has none.
+
+            Tune gives it to one whose own worker starts, too, and cancels that: while trials are
+            shorter than starts, the slots never fill. Once no trial is to come it may.
+            """
+            starting = self._trial_to_actor.get(trial)
+            if starting is not None and not self._search_alg.is_finished():
+                return False
+            actor = self._actor_cache.pop_cached_object(trial.placement_group_factory)
+            if actor is None:
+                return False
+            if starting is not None:
+                self._actor_to_trial.pop(starting)
+                self._remove_actor(tracked_actor=starting)
+            self._give(trial, actor)
+            self._actor_started(actor)
+            return True
+
+        def _give(self, trial: Any, actor: Any) -> None:
+            self._trial_to_actor[trial], self._actor_to_trial[actor] = actor, trial
+
+        def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
+            trial = self._actor_to_trial[tracked_actor]
+            self._started_actors.add(tracked_actor)
+            self._unstage_trial_with_resources(trial)
+            self._callbacks.on_trial_start(
+                iteration=self._iteration, trials=self._trials, trial=trial
+            )
+            self._set_trial_status(trial, trial.RUNNING)
+            self._ask(trial, "begin", trial.config)
+
+        def _schedule_trial_train(self, trial: Any) -> None:
+            self._ask(trial, "go_on")
+
+        def _ask(self, trial: Any, name: str, *args: Any) -> None:
+            self._schedule_trial_task(
+                *(trial, name, args),
+                on_result=self._on_training_result,
+                on_error=self._trial_task_failure,
+            )
+
+        def _mark_trial_to_checkpoint(self, trial: Any) -> None:
+            """Keep no trial's state for a restore that nobody makes."""
+
+    return Controller

@@ -17,7 +17,7 @@ import ray
 
 from search import actors
 from search.errors import InputError, Interrupted, SearchError
-from search.trial import ROUND, SCORE, Job, Refitted, Shared, refit, run_trial
+from search.trial import ROUND, SCORE, Job, Refitted, Shared, Worker, refit
 from trainables.dataset import Dataset
 
 # A trial is run again this often when its worker process dies; what the trial itself raises is
@@ -44,7 +44,6 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # search/run.py decides what Ctrl-C means
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports no score
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own checkpoints serve its own restore only
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
     "TUNE_WARN_THRESHOLD_S": "1000000",
 }
 
@@ -180,17 +179,16 @@ def run_trials(
     from ray import tune
 
     try:
-        with actors.kept():
+        with actors.kept(Worker, data=data, job=job):
             tune.run(
-                tune.with_parameters(run_trial, data=data, job=job),
+                _nothing,  # the workers know what to run
                 config=only or {},
                 search_alg=searcher,
                 num_samples=wanted,
                 max_concurrent_trials=slots.at_once if searcher is not None else None,
                 resources_per_trial={"cpu": slots.cpus_each},
                 scheduler=_scheduler(job.rungs, rounds, rungs_before),
-                # a process per trial costs seconds of imports each; these keep theirs
-                reuse_actors=True,
+                reuse_actors=True,  # a process per trial costs seconds of imports each
                 max_failures=WORKER_DEATHS,
                 raise_on_failed_trial=False,
                 callbacks=list(callbacks),
@@ -232,6 +230,10 @@ def run_refit(
         reason = (str(cause).strip().splitlines() or [""])[0]
         raise SearchError(f"the refit failed: {type(cause).__name__}: {reason[:300]}") from error
     return refitted
+
+
+def _nothing(config: dict[str, Any]) -> None:
+    """Stand for the trainable that Tune asks for."""
 
 
 def _start(options: Mapping[str, Any]) -> None:

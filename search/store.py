@@ -137,6 +137,8 @@ class Store:
         # would make a second run: who may wait, here, knows what to look for first.
         os.environ[CLIENT_RETRIES] = "0"
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        # the client would read each run that it ends, to print where it is
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         uri, credentials = credentials_apart(uri)
         os.environ.update(credentials)
         patience_s = CREATE_TIMEOUT_S if uri.startswith("sqlite:") else CONNECT_TIMEOUT_S

@@ -1,14 +1,17 @@
 """All code that runs inside a worker: a trial, and the final refit.
 
 What a worker imports before its first trial is what everybody waits for, so this module
-imports neither MLflow nor hyperopt, and the trainable only when a trial starts.
+imports neither Ray Tune nor MLflow nor hyperopt, and the trainable only when a trial starts.
 """
 
 from __future__ import annotations
 
 import math
+import queue
+import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,8 @@ from trainables.dataset import Dataset
 
 SCORE = "rmse"  # the key of a report that Tune, the scheduler and the searcher look at
 ROUND = "round"
+
+END_S = 10.0  # for a fit that stands at a rung to end
 
 _KEPT: dict[str, Dataset] = {}  # in this worker: digest -> data; one at a time
 
@@ -60,14 +65,92 @@ class Refitted:
     test: NDArray[np.float64] | None  # [rows]
 
 
-def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
+Report = dict[str, Any]
+
+
+class Worker:
+    """A process that runs one trial after another: what Ray makes an actor of.
+
+    Each call returns the trial's next report. Tune's own trainable needs more calls for a trial
+    (docs/decisions/0006-slots.md), and imports all of Tune.
+    """
+
+    def __init__(self, data: Shared, job: Job) -> None:
+        """Start without a trial."""
+        self._data, self._job = data, job
+        self._fit: _Fit | None = None
+
+    def begin(self, config: dict[str, Any]) -> Report:
+        """Begin a trial; one that stands at a rung is over."""
+        self.stop()
+        self._fit = _Fit(lambda report: run_trial(config, self._data, self._job, report))
+        return self._fit.report()
+
+    def go_on(self) -> Report:
+        """Have the trial go on that reported last."""
+        assert self._fit is not None, "a trial was begun"
+        self._fit.go_on()
+        return self._fit.report()
+
+    def stop(self) -> None:
+        """End the trial that stands at a rung, if one does."""
+        if self._fit is not None:
+            self._fit.end()
+        self._fit = None
+
+
+class _Fit:
+    """A fit on a thread of its own, so that it can stand still while it is judged."""
+
+    def __init__(self, run: Callable[[Callable[[Report], None]], None]) -> None:
+        self._run = run
+        self._reports: queue.SimpleQueue[Report | BaseException] = queue.SimpleQueue()
+        self._goes_on: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._report_all, name="fit", daemon=True)
+        self._thread.start()
+
+    def report(self) -> Report:
+        """Wait for the next report."""
+        report = self._reports.get()
+        if isinstance(report, BaseException):
+            raise report
+        return report
+
+    def go_on(self) -> None:
+        self._goes_on.put(True)
+
+    def end(self) -> None:
+        """End it where it stands.
+
+        :raises TimeoutError: the trainable does not end; it needs a process of its own.
+        """
+        self._goes_on.put(False)
+        self._thread.join(END_S)
+        if self._thread.is_alive():
+            raise TimeoutError(f"a fit did not end within {END_S:.0f} s of its trial's end")
+
+    def _report_all(self) -> None:
+        try:
+            self._run(self._hand_over)
+        except EndedAtRung:
+            pass
+        except BaseException as error:  # noqa: BLE001 - carried over
+            self._reports.put(error)
+
+    def _hand_over(self, report: Report) -> None:
+        self._reports.put(report)
+        if not report.get("final") and not self._goes_on.get():
+            raise EndedAtRung
+
+
+def run_trial(
+    config: dict[str, Any], data: Shared, job: Job, hand_over: Callable[[Report], None]
+) -> None:
     """Run one trial and report its curve at each rung and at its end.
 
     A failure is an outcome and is reported as one: the worker stays whole for the next trial,
     and only a worker that dies is for Tune to try again.
     """
-    from ray import tune
-
     started = time.perf_counter()
     reported = 0
 
@@ -75,7 +158,7 @@ def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
         nonlocal reported
         news = {"curve": curve[reported:], "curve_start": reported, ROUND: len(curve)}
         reported = len(curve)
-        tune.report({**news, "fit_seconds": time.perf_counter() - started, **more})
+        hand_over({**news, "fit_seconds": time.perf_counter() - started, **more})
 
     curve: Curve = []
 
@@ -83,10 +166,7 @@ def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
         nonlocal curve
         curve = so_far  # what a failure later on leaves of it
         if len(so_far) in job.rungs:
-            try:
-                report(so_far, **_score(so_far))
-            except SystemExit as end:
-                raise _EndedByTune from end
+            report(so_far, **_score(so_far))
 
     try:
         trainable = trainables.get(job.trainable)
@@ -94,11 +174,8 @@ def run_trial(config: dict[str, Any], *, data: Shared, job: Job) -> None:
         outcome: dict[str, Any] = _score(curve)
         if not outcome:
             outcome = {"failure": f"no finite score in {len(curve)} rounds", "traceback": ""}
-    except _EndedByTune:
-        raise SystemExit(0) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the trainable may be anyone's; what it raises is an outcome
         outcome = {"failure": _last_line(error), "traceback": traceback.format_exc()}
-    # without the last word Tune looks for the function's end five times a second
     report(curve, **outcome, final=True, done=True)
 
 
@@ -117,8 +194,8 @@ def refit(
     )
 
 
-class _EndedByTune(BaseException):
-    """Tune ends a trial by SystemExit out of its report; a trainable that exits is a failure."""
+class EndedAtRung(BaseException):
+    """Raised out of a report to end the trial: no failure, and no business of a trainable's."""
 
 
 def _score(curve: Curve) -> dict[str, Any]:

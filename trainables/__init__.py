@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from trainables.base import Trainable
 
@@ -33,12 +34,24 @@ def get(name: str) -> Trainable:
         raise LookupError(f"trainable {name!r} cannot be imported: {reason}") from error
     if isinstance(found, type):
         raise LookupError(f"trainable {name!r} is a class: name an object of it")
-    missing = [part for part in _PARTS if not hasattr(found, part)]
+    missing = [part for part in _PARTS if not _has(found, part)]
     if missing:
         raise LookupError(
             f"{name!r} is no trainable: it lacks {', '.join(missing)}; see trainables/base.py"
         )
     return cast(Trainable, found)
+
+
+def _has(found: Any, part: str) -> bool:
+    """Tell whether there is such an attribute; a property is not asked.
+
+    A search space imports hyperopt, for which each worker would wait.
+    """
+    try:
+        inspect.getattr_static(found, part)
+    except AttributeError:
+        return hasattr(found, part)  # of an object that makes its attributes
+    return True
 
 
 _PARTS = (

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +17,12 @@ from scipy.sparse import csr_matrix
 
 import trainables
 from search import trial
-from search.trial import Job, Shared, run_trial
+from search.trial import EndedAtRung, Job, Shared, Worker, run_trial
 from trainables.base import Curve, OnRound
 from trainables.dataset import Dataset, Rows
 
 RUNGS = (2, 5)
+CONFIG = {"trial_id": "0001", "params": {}}
 FALLING = [9.0, 8.0, 7.0, 6.0, 5.0, 5.5, 5.25]
 
 
@@ -42,7 +47,6 @@ class Scripted:
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What was reported to Tune, and a worker that has no data yet."""
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr("ray.tune.report", made.append)
     monkeypatch.setattr("ray.get", lambda reference: reference)
     monkeypatch.setattr(trial, "_KEPT", {})
     return made
@@ -55,7 +59,7 @@ def run(
     def run(scripted: Scripted) -> list[dict[str, Any]]:
         monkeypatch.setattr(trainables, "get", lambda _: scripted)
         config = {"trial_id": "0001", "params": {"a": 1}}
-        run_trial(config, data=shared(), job=Job("scripted", {"seed": 3}, RUNGS))
+        run_trial(config, shared(), Job("scripted", {"seed": 3}, RUNGS), reports.append)
         return reports
 
     return run
@@ -168,7 +172,7 @@ class TestFailure:
     ) -> None:
         """A module that the worker cannot import fails the trial, not the worker."""
         job = Job("no_such_module_of_ours:X", {}, RUNGS)
-        run_trial({"trial_id": "0001", "params": {}}, data=shared(), job=job)
+        run_trial({"trial_id": "0001", "params": {}}, shared(), job, reports.append)
         assert "no_such_module_of_ours" in reports[-1]["failure"]
 
     @pytest.mark.parametrize("curve", [[], [math.nan], [math.nan, math.inf], [math.inf] * 3])
@@ -188,15 +192,18 @@ class TestFailure:
         first = run(Scripted([math.nan, math.nan, 3.0]))[0]
         assert (first["round"], "rmse" in first) == (2, False)
 
-    def test_end_by_tune_passes_through(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        """How Tune stops a trial, out of its report, is no failure of the trial's own."""
+    def test_end_at_a_rung_passes_through(
+        self, reports: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """How a trial is stopped, out of its report, is no failure of the trial's own."""
+        monkeypatch.setattr(trainables, "get", lambda _: Scripted(FALLING))
 
         def stopped(_: dict[str, Any]) -> None:
-            raise SystemExit(0)
+            raise EndedAtRung
 
-        monkeypatch.setattr("ray.tune.report", stopped)
-        with pytest.raises(SystemExit):
-            run(Scripted(FALLING))
+        job = Job("scripted", {}, RUNGS)
+        with pytest.raises(EndedAtRung):
+            run_trial({"trial_id": "0001", "params": {}}, shared(), job, stopped)
 
     def test_interrupt_passes_through(self, run: Run) -> None:
         """Who interrupts a worker wants it to end."""
@@ -208,3 +215,89 @@ class TestFailure:
         """A model that calls `sys.exit` ends its trial, not its worker."""
         last = run(Scripted(FALLING[:1], raises=SystemExit(code)))[-1]
         assert (last["failure"], last["final"]) == (f"SystemExit: {code}", True)
+
+
+class TestWorker:
+    @pytest.fixture
+    def fits(self, reports: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
+        """What the next trials run, one after another."""
+        made: list[Scripted] = []
+        monkeypatch.setattr(trainables, "get", lambda _: made.pop(0))
+        return made
+
+    @pytest.fixture
+    def worker(self) -> Worker:
+        return Worker(shared(), Job("scripted", {}, RUNGS))
+
+    def test_reports_one_after_another(self, worker: Worker, fits: list[Scripted]) -> None:
+        """Each call waits for one report, the first for the first rung."""
+        fits.append(Scripted(FALLING))
+        said = [worker.begin(CONFIG), worker.go_on(), worker.go_on()]
+        assert [report["round"] for report in said] == [2, 5, 7]
+
+    def test_stands_still_at_a_rung(self, worker: Worker, fits: list[Scripted]) -> None:
+        """Until it is judged a trial takes no further round."""
+        told: Curve = []
+
+        class Telling(Scripted):
+            def train(self, params: Any, data: Any, settings: Any, on_round: OnRound) -> Curve:
+                for rounds in range(1, len(self.curve) + 1):
+                    told.append(self.curve[rounds - 1])
+                    on_round(self.curve[:rounds])
+                return self.curve
+
+        fits.append(Telling(FALLING))
+        worker.begin(CONFIG)
+        worker.stop()
+        assert told == FALLING[: RUNGS[0]]
+
+    def test_next_trial_ends_the_one_at_a_rung(self, worker: Worker, fits: list[Scripted]) -> None:
+        """A stopped trial is out of the way, and no later report is its."""
+        fits += [Scripted(FALLING), Scripted([1.0])]
+        worker.begin(CONFIG)
+        assert worker.begin(CONFIG)["curve"] == [1.0]
+
+    def test_trial_after_a_failed_one(self, worker: Worker, fits: list[Scripted]) -> None:
+        """A failure leaves the worker whole."""
+        fits += [Scripted([], raises=ValueError("bad luck")), Scripted([1.0])]
+        assert worker.begin(CONFIG)["failure"] == "ValueError: bad luck"
+        assert worker.begin(CONFIG)["rmse"] == 1.0
+
+    def test_what_is_no_outcome_is_raised(self, worker: Worker, fits: list[Scripted]) -> None:
+        """Whoever waits for a report hears of an end without one."""
+        fits.append(Scripted(FALLING[:1], raises=KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            worker.begin(CONFIG)
+
+    def test_fit_that_does_not_end_is_told(
+        self, worker: Worker, fits: list[Scripted], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A trainable that swallows its end costs its process, not the next trial's place."""
+        monkeypatch.setattr(trial, "END_S", 0.1)
+        released = threading.Event()
+
+        class Deaf(Scripted):
+            def train(self, params: Any, data: Any, settings: Any, on_round: OnRound) -> Curve:
+                with contextlib.suppress(BaseException):
+                    on_round(self.curve[:2])
+                released.wait(30)
+                return self.curve
+
+        fits.append(Deaf(FALLING))
+        worker.begin(CONFIG)
+        with pytest.raises(TimeoutError, match="did not end"):
+            worker.stop()
+        released.set()
+
+
+def test_worker_imports_neither_tune_nor_hyperopt() -> None:
+    """What a worker imports before its first trial is what every slot waits for."""
+    code = """
+import sys
+import search.trial, trainables
+for name in trainables.BUILT_IN:
+    trainables.get(name)
+print(*{"hyperopt", "mlflow", "ray.tune"} & sys.modules.keys())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []

@@ -1,0 +1,40 @@
+"""What is replaced of Tune while trials run, and that it is put back."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from search.actors import kept
+from search.trial import Worker
+
+CONTROLLER = importlib.import_module("ray.tune.tune")
+TRIAL = importlib.import_module("ray.tune.experiment.trial")
+
+
+def names() -> tuple[object, ...]:
+    return CONTROLLER.TuneController, TRIAL.validate_trainable, TRIAL.get_trainable_cls
+
+
+def fail_inside(before: tuple[object, ...]) -> None:
+    with kept(Worker, data=None, job=None):
+        assert not set(names()) & set(before)
+        raise ValueError("bad luck")
+
+
+def test_tune_is_as_it_was_afterwards() -> None:
+    """Whatever else uses Tune in this process finds Ray's own, also after an error."""
+    before = names()
+    with pytest.raises(ValueError, match="bad luck"):
+        fail_inside(before)
+    assert names() == before
+
+
+def test_overrides_what_is_there() -> None:
+    """A method that Ray renames would be an addition of ours that nobody calls."""
+    stock = CONTROLLER.TuneController
+    with kept(Worker, data=None, job=None):
+        ours = CONTROLLER.TuneController
+    added = {name for name in vars(ours) if not name.startswith("__") and not hasattr(stock, name)}
+    assert added == {"_give", "_ask"}
