@@ -39,6 +39,8 @@ class Sample:
     all_rss_bytes: int
     disk_bytes: int  # of the watched folder
     workers: int  # processes that Ray gave to a trial
+    workers_cpu_s: float  # of those, since they were first seen with one
+    worker_bytes: int  # the most that one of them has for itself, shared memory not counted
 
 
 @dataclass
@@ -73,12 +75,13 @@ def watched(
     mark = uuid.uuid4().hex
     around = {**os.environ, **(environment or {}), MARK: mark}
     cpu: dict[tuple[int, str], float] = {}  # (pid, start) -> CPU seconds last seen
+    idle: dict[tuple[int, str], float] = {}  # of workers: before their first trial
     samples: list[Sample] = []
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.monotonic()
         process = subprocess.Popen(argv, cwd=folder, env=around, stdout=out, stderr=err)
         while process.poll() is None:
-            samples.append(_sample(process.pid, mark, started, cpu, disk))
+            samples.append(_sample(process.pid, mark, started, cpu, idle, disk))
             if time.monotonic() - started > timeout_s:
                 process.kill()
                 raise TimeoutError(f"{argv[0]} did not end within {timeout_s:.0f} s")
@@ -128,9 +131,10 @@ def _sample(
     mark: str,
     started: float,
     cpu: dict[tuple[int, str], float],
+    idle: dict[tuple[int, str], float],
     disk: Path | None,
 ) -> Sample:
-    rss = workers = first_rss = first_files = 0
+    rss = workers = own = first_rss = first_files = 0
     first_cpu = 0.0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -144,7 +148,13 @@ def _sample(
             resident = int((entry / "statm").read_text().split()[1]) * PAGE
             rss += resident
             title = (entry / "cmdline").read_bytes()
-            workers += title.startswith(b"ray::") and b"IDLE" not in title and b"Agent" not in title
+            if title.startswith(b"ray::IDLE"):
+                idle[int(entry.name), fields[19]] = used
+            elif title.startswith(b"ray::Worker"):
+                workers += 1
+                idle.setdefault((int(entry.name), fields[19]), used)
+                shared = int((entry / "statm").read_text().split()[2]) * PAGE
+                own = max(own, resident - shared)
             if int(entry.name) == first:
                 first_rss, first_cpu = resident, used
                 first_files = len(list((entry / "fd").iterdir()))
@@ -153,6 +163,8 @@ def _sample(
         *(first_cpu, first_rss, first_files, rss),
         0 if disk is None else folder_bytes(disk),
         workers,
+        sum(cpu[process] - before for process, before in idle.items()),
+        own,
     )
 
 

@@ -207,7 +207,6 @@ def run_refit(
     rounds: int,
     job: Job,
     data: Shared,
-    test_features: Any,
     cpus: int,
     stop: Callable[[], bool],
 ) -> Refitted:
@@ -217,7 +216,7 @@ def run_refit(
     :raises Interrupted: ``stop`` answered true.
     """
     task = ray.remote(refit).options(num_cpus=cpus, max_retries=WORKER_DEATHS)
-    made = task.remote(params, rounds, job, data, test_features)
+    made = task.remote(params, rounds, job, data)
     while not ray.wait([made], timeout=0.2)[0] and not stop():
         pass
     if stop():

@@ -16,12 +16,13 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from numpy.typing import NDArray
 
 from search import raw_trips
 from search.errors import SearchError
 from search.score import Scoring
 from search.store import Store, client_retries
-from search.trial import Refitted
+from search.trial import Refitted, checked
 from search.trips import Prepared
 from trainables.base import Trainable
 
@@ -33,10 +34,12 @@ SAME_MINUTES = 1e-6  # how far a loaded model may be from the refit it came from
 
 @dataclass(frozen=True)
 class Logged:
-    """The models of a refit run, as MLflow finds them."""
+    """The models of a refit run, as MLflow finds them, and what the first says, loaded again."""
 
     flavor_uri: str
     raw_trips_uri: str
+    valid: NDArray[np.float64]  # [rows] predictions, in the target's unit
+    test: NDArray[np.float64] | None  # [rows]
 
 
 def log(
@@ -49,7 +52,7 @@ def log(
 ) -> Logged:
     """Log everything a refit made, load it again, and see that it predicts the same.
 
-    ``scoring`` is a process that stands by for the validation trips.
+    ``scoring`` is a process that stands by for the checked ones of the validation trips.
 
     :raises SearchError: what was logged predicts something else.
     """
@@ -74,27 +77,25 @@ def log(
             input_example=raw_trips.input_example(),
             pip_requirements=requirements,
         )
-    made = Logged(logged.model_uri, raw.model_uri)
-    _check(made, trainable, flavor, refitted, prepared, scoring)
+    loaded = flavor.load_model(logged.model_uri)
+    test_rows = prepared.test_rows
+    made = Logged(
+        *(logged.model_uri, raw.model_uri),
+        trainable.predict(loaded, prepared.dataset.valid.features),
+        None if test_rows is None else trainable.predict(loaded, test_rows.features),
+    )
+    _check(made, refitted, scoring)
     return made
 
 
-def _check(
-    logged: Logged,
-    trainable: Trainable,
-    flavor: Any,
-    refitted: Refitted,
-    prepared: Prepared,
-    scoring: Scoring,
-) -> None:
-    loaded = flavor.load_model(logged.flavor_uri)
-    in_flavor = trainable.predict(loaded, prepared.dataset.valid.features)
+def _check(logged: Logged, refitted: Refitted, scoring: Scoring) -> None:
+    in_flavor = logged.valid[checked(len(logged.valid))]
     try:
         from_raw_trips = scoring.predictions(logged.raw_trips_uri)
     except RuntimeError as error:
         raise SearchError(f"the logged model cannot be loaded again: {error}") from error
     for name, answer in (("flavour", in_flavor), ("raw-trips", from_raw_trips)):
-        furthest = float(np.max(np.abs(answer - refitted.valid)))
+        furthest = float(np.max(np.abs(answer - refitted.answers)))
         if not furthest <= SAME_MINUTES:
             raise SearchError(
                 f"the logged {name} model predicts {furthest:.2g} minutes away from the refit; "

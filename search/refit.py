@@ -21,7 +21,7 @@ from search.registry import Registered, Registry
 from search.score import Scoring
 from search.stopping import Stop
 from search.store import PARENT, ROLE, Score, Store, first_line, now_ms
-from search.trial import Refitted, Shared
+from search.trial import Refitted, Shared, checked
 from search.trips import Prepared
 from trainables.base import rmse
 
@@ -70,18 +70,18 @@ class RefitJob:
         chosen = {"search.best_trial_id": best.trial_id}
         self.store.describe(run_id, {**params, **self.facts.params}, chosen, self.facts.data)
         frame, flavor = self.prepared.valid.frame, self.plan.trainable.flavor
-        with Scoring(frame, self.store.uri, flavor) as scoring:
+        with Scoring(frame.iloc[checked(len(frame))], self.store.uri, flavor) as scoring:
             return self._logged(best, rounds, run_id, scoring)
 
     def _logged(self, best: Outcome, rounds: int, run_id: str, scoring: Scoring) -> LoggedRefit:
         refitted = self._fitted(best, rounds)
         self.cluster.end()
-        score = rmse(refitted.valid, self.prepared.valid.minutes)
-        self._compare(score, best)
-        test_score = self._test_score(refitted)
         logged = models.log(
             *(self.store, run_id, self.plan.trainable, refitted, self.prepared, scoring)
         )
+        score = rmse(logged.valid, self.prepared.valid.minutes)
+        self._compare(score, best)
+        test_score = self._test_score(logged)
         scores = [Score("rmse", score, now_ms())]
         if test_score is not None:
             scores.append(Score("test-rmse", test_score, now_ms()))
@@ -101,14 +101,12 @@ class RefitJob:
         )
 
     def _fitted(self, best: Outcome, rounds: int) -> Refitted:
-        test = self.prepared.test_rows
         with self.stop.gently():
             return engine.run_refit(
                 params=dict(best.params),
                 rounds=rounds,
                 job=self.plan.job,
                 data=self.shared,
-                test_features=None if test is None else test.features,
                 cpus=self.plan.settings.cpus_per_trial,
                 stop=lambda: self.stop.interrupted,
             )
@@ -121,11 +119,11 @@ class RefitJob:
                 "the trainable does not give the same model twice"
             )
 
-    def _test_score(self, refitted: Refitted) -> float | None:
+    def _test_score(self, logged: models.Logged) -> float | None:
         rows = self.prepared.test_rows
-        if rows is None or refitted.test is None:
+        if rows is None or logged.test is None:
             return None
-        return rmse(refitted.test, np.asarray(rows.target))
+        return rmse(logged.test, np.asarray(rows.target))
 
     def _registered(
         self, registry: Registry, model_uri: str, run_id: str, score: float

@@ -1,0 +1,76 @@
+"""How much of a search is training: real trials, and the CPU that is theirs.
+
+``python -m benchmarks.utilisation --train-data X --valid-data Y --out utilisation.json`` runs
+searches as a user would, on real months with the default rounds, and compares the CPU of the
+trials' processes with what the machine's cores had to give while the trials ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.watch import machine, searched
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train-data", type=Path, required=True)
+    parser.add_argument("--valid-data", type=Path, required=True)
+    parser.add_argument("--trials", type=int, nargs="+", default=[32, 100])
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("utilisation.json"))
+    given = parser.parse_args()
+    rows = []
+    for trials in given.trials:
+        rows.append(measured(given.train_data, given.valid_data, trials, given.rounds))
+        print(json.dumps(rows[-1]), flush=True)
+    found = {**machine(), "rounds": given.rounds, "rows": rows}
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+
+
+def measured(train: Path, valid: Path, trials: int, rounds: int) -> dict[str, Any]:
+    """Run one search; return what it cost and found."""
+    options = ["--num-samples", str(trials), "--set", f"num_boost_round={rounds}"]
+    options += ["--train-data", str(train.absolute()), "--valid-data", str(valid.absolute())]
+    with tempfile.TemporaryDirectory() as folder:
+        report, seen = searched(options, Path(folder), every_s=1.0)
+    seconds = report["seconds"]
+    own = max(sample.workers_cpu_s for sample in seen.samples)
+    return {
+        "trials": report["trials"],
+        "seconds": seconds,
+        "trials_cpu_s": round(own, 1),
+        "utilisation": round(own / ((os.cpu_count() or 1) * seconds["search"]), 3),
+        "worker_bytes": int(seen.peak(lambda sample: sample.worker_bytes)),
+        "best_rmse": report["best"]["rmse"],
+        "best_params": report["best"]["params"],
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the figures as the documents show them."""
+    lines = [
+        "| real trials | whole command, s | start-up | search | refit | trials' share of the cores "
+        "| a worker's own memory | best RMSE |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        s = row["seconds"]
+        parts = " | ".join(f"{s[part]:.0f}" for part in ("total", "start_up", "search", "refit"))
+        lines.append(
+            f"| {row['trials']['total']} ({row['trials']['stopped']} stopped at rungs) | {parts} | "
+            f"{100 * row['utilisation']:.0f} % | {row['worker_bytes'] / 2**20:.0f} MiB | "
+            f"{row['best_rmse']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
