@@ -159,5 +159,11 @@ def methods_table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def kept_table(found: dict[str, Any]) -> str:
+    """Return what stays in memory from one trial to the next, as the decision shows it."""
+    rows = [f"| {what} | {size / 2**20:.1f} MiB |" for what, size in found["kept_bytes"].items()]
+    return "\n".join(["| kept between trials | |", "|---|---|", *rows]) + "\n"
+
+
 if __name__ == "__main__":
     main()

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from benchmarks import appetite, columns
+import pytest
 
-TOP = Path(__file__).parent.parent
+from benchmarks import tables
 
 
-def test_lossless_columns() -> None:
-    """The table of decision 3 is made from its JSON, and every point gave the same model."""
-    points = json.loads((TOP / "benchmarks/results/columns.json").read_text())["points"]
-    decision = (TOP / "docs/decisions/0003-lossless-columns.md").read_text()
-    assert columns.table(points) in decision
+@pytest.mark.parametrize("mark", tables.TABLES)
+def test_documents_show_what_was_measured(mark: str) -> None:
+    """Each table is made from its JSON, with the machine and the versions it was measured on."""
+    document = tables.TABLES[mark][0]
+    assert dict(tables.made_for(document))[mark] in (tables.TOP / document).read_text()
+
+
+def test_every_way_to_xgboosts_model_gave_the_same() -> None:
+    """At each point of the grid, grown, pruned and bundled had one RMSE."""
+    points = json.loads((tables.RESULTS / "columns.json").read_text())["points"]
     assert all(point["same_rmse"] for point in points)
-
-
-def test_appetite() -> None:
-    """The README's table of what a search takes is made from its JSON."""
-    found = json.loads((TOP / "benchmarks/results/appetite.json").read_text())
-    assert appetite.table(found) in (TOP / "README.md").read_text()
