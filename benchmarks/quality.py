@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import xgboost
+from scipy.stats import t
 
 from benchmarks.watch import machine
 from search import trips
@@ -98,7 +99,7 @@ def _timed(search: Callable[[Score, int, int], list[float]], fit: Score, seed: i
 
     with contextlib.suppress(TimeIsUp):
         search(timed, 100_000, seed)
-    return {str(t): min((rmse for at, rmse in done if at <= t), default=None) for t in AFTER_S}
+    return {str(s): min((rmse for at, rmse in done if at <= s), default=None) for s in AFTER_S}
 
 
 def _plainly(point: dict[str, Any], form: columns.Form, rounds: int) -> float:
@@ -199,11 +200,11 @@ WAYS: dict[str, Callable[[Score, int, int], list[float]]] = {
 
 def table(found: dict[str, Any]) -> str:
     """Return the means over the seeds, with the half width of the 95 % interval."""
-    heads = [*(f"{n} trials" for n in AFTER), *(f"{t} s" for t in AFTER_S)]
+    heads = [*(f"{n} trials" for n in AFTER), *(f"{s} s" for s in AFTER_S)]
     lines = [f"| best RMSE after | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for way in WAYS:
         cells = [_cell(found["rows"], way, str(n)) for n in AFTER]
-        cells += [_cell(found["timed_rows"], way, str(t)) for t in AFTER_S]
+        cells += [_cell(found["timed_rows"], way, str(s)) for s in AFTER_S]
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -212,7 +213,8 @@ def _cell(rows: list[dict[str, Any]], way: str, after: str) -> str:
     bests = [row["after"].get(after) for row in rows if row["way"] == way]
     if not bests or None in bests:
         return "none yet"
-    half = 1.96 * statistics.stdev(bests) / len(bests) ** 0.5 if len(bests) > 1 else math.nan
+    width = float(t.ppf(0.975, len(bests) - 1)) if len(bests) > 1 else math.nan
+    half = width * statistics.stdev(bests) / len(bests) ** 0.5 if len(bests) > 1 else math.nan
     return f"{statistics.mean(bests):.3f} ± {half:.3f}"
 
 

@@ -58,11 +58,12 @@ def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
         token = page.token or None
     parent = client.get_run(report["parent_run_id"]).info.start_time / 1000
     begun = parent - report["seconds"]["start_up"]  # the command's start, to some tenths
+    full_at = all_busy(runs, slots)
     return {
         "slots": slots,
         "seconds": report["seconds"],
-        **busy(runs, slots),
-        **cpu_per_trial(runs, seen.samples, begun),
+        **busy(runs, slots, full_at),
+        **cpu_per_trial(runs, seen.samples, begun, full_at),
         "driver_rss_mib": [round(each.rss_bytes / 2**20) for each in _ends(seen.samples)],
     }
 
@@ -94,15 +95,19 @@ def _cluster(slots: int) -> Iterator[None]:
                 ray.terminate()
 
 
-def busy(runs: list[tuple[float, float]], slots: int) -> dict[str, Any]:
-    """Return when all slots were busy first, and how far from ideal it went from then on."""
+def all_busy(runs: list[tuple[float, float]], slots: int) -> float | None:
+    """Return when all slots were busy first, in seconds since the epoch."""
     events = sorted([(start, 1) for start, _ in runs] + [(end, -1) for _, end in runs])
-    at_once, full_at = 0, None
+    at_once = 0
     for at, change in events:
         at_once += change
         if at_once == slots:
-            full_at = at
-            break
+            return at
+    return None
+
+
+def busy(runs: list[tuple[float, float]], slots: int, full_at: float | None) -> dict[str, Any]:
+    """Return how far from ideal it went from when all slots were busy first."""
     last = max(end for _, end in runs)
     if full_at is None:
         return {"trials": len(runs), "all_busy_after_s": None}
@@ -117,12 +122,13 @@ def busy(runs: list[tuple[float, float]], slots: int) -> dict[str, Any]:
 
 
 def cpu_per_trial(
-    runs: list[tuple[float, float]], samples: list[Sample], begun: float
+    runs: list[tuple[float, float]], samples: list[Sample], begun: float, full_at: float | None
 ) -> dict[str, Any]:
-    """Return the driver's CPU milliseconds a trial, over the first and the last 100."""
+    """Return the driver's CPU milliseconds a trial: the first 100 once all are busy, the last."""
     ends = sorted(end for _, end in runs)
-    if len(ends) < 300:
+    if len(ends) < 300 or full_at is None:
         return {}
+    first = bisect_left(ends, full_at)
     times = [sample.at_s + begun for sample in samples]
 
     def used(at: float) -> float:
@@ -130,7 +136,7 @@ def cpu_per_trial(
 
     each = [
         1000 * (used(ends[stop]) - used(ends[start])) / 100
-        for start, stop in ((100, 200), (len(ends) - 101, len(ends) - 1))
+        for start, stop in ((first, first + 100), (len(ends) - 101, len(ends) - 1))
     ]
     return {"driver_cpu_ms_a_trial": [round(value, 1) for value in each]}
 

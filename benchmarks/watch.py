@@ -25,7 +25,7 @@ TOP = Path(__file__).parent.parent
 MARK = "BENCHMARK_MARK"
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-NAMED = ("ray", "mlflow", "hyperopt", "xgboost", "scikit-learn", "numpy", "optuna")
+NAMED = ("ray", "mlflow", "hyperopt", "xgboost", "scikit-learn", "numpy", "numba", "optuna")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Sample:
     all_rss_bytes: int
     disk_bytes: int  # of the watched folder
     workers: int  # processes that Ray gave to a trial
-    workers_cpu_s: float  # of those, since they were first seen with one
+    workers_cpu_s: float  # of all that had one so far, from their first on
     worker_bytes: int  # the most that one of them has for itself, shared memory not counted
 
 
@@ -75,13 +75,14 @@ def watched(
     mark = uuid.uuid4().hex
     around = {**os.environ, **(environment or {}), MARK: mark}
     cpu: dict[tuple[int, str], float] = {}  # (pid, start) -> CPU seconds last seen
-    idle: dict[tuple[int, str], float] = {}  # of workers: before their first trial
+    idle: dict[tuple[int, str], float] = {}  # of Ray's processes: before their first trial
+    at_work: set[tuple[int, str]] = set()  # those that had one
     samples: list[Sample] = []
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.monotonic()
         process = subprocess.Popen(argv, cwd=folder, env=around, stdout=out, stderr=err)
         while process.poll() is None:
-            samples.append(_sample(process.pid, mark, started, cpu, idle, disk))
+            samples.append(_sample(process.pid, mark, started, cpu, idle, at_work, disk))
             if time.monotonic() - started > timeout_s:
                 process.kill()
                 raise TimeoutError(f"{argv[0]} did not end within {timeout_s:.0f} s")
@@ -132,6 +133,7 @@ def _sample(
     started: float,
     cpu: dict[tuple[int, str], float],
     idle: dict[tuple[int, str], float],
+    at_work: set[tuple[int, str]],
     disk: Path | None,
 ) -> Sample:
     rss = workers = own = first_rss = first_files = 0
@@ -144,15 +146,17 @@ def _sample(
                 continue
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             used = (int(fields[11]) + int(fields[12])) / TICKS
-            cpu[int(entry.name), fields[19]] = used
+            key = int(entry.name), fields[19]
+            cpu[key] = used
             resident = int((entry / "statm").read_text().split()[1]) * PAGE
             rss += resident
             title = (entry / "cmdline").read_bytes()
             if title.startswith(b"ray::IDLE"):
-                idle[int(entry.name), fields[19]] = used
+                idle[key] = used
             elif title.startswith(b"ray::Worker"):
                 workers += 1
-                idle.setdefault((int(entry.name), fields[19]), used)
+                idle.setdefault(key, used)
+                at_work.add(key)
                 shared = int((entry / "statm").read_text().split()[2]) * PAGE
                 own = max(own, resident - shared)
             if int(entry.name) == first:
@@ -163,7 +167,7 @@ def _sample(
         *(first_cpu, first_rss, first_files, rss),
         0 if disk is None else folder_bytes(disk),
         workers,
-        sum(cpu[process] - before for process, before in idle.items()),
+        sum(cpu[key] - idle[key] for key in at_work),
         own,
     )
 

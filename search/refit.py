@@ -113,7 +113,7 @@ class RefitJob:
 
     def _compare(self, score: float, best: Outcome) -> None:
         assert best.rmse is not None, "only a trial with a score is the best"
-        if abs(score - best.rmse) > SAME_RMSE:
+        if not abs(score - best.rmse) <= SAME_RMSE:
             self.tell.say(
                 f"note: the refit has RMSE {score:.4f}, its trial had {best.rmse:.4f}; "
                 "the trainable does not give the same model twice"

@@ -20,3 +20,8 @@ def test_every_way_to_xgboosts_model_gave_the_same() -> None:
     """At each point of the grid, grown, pruned and bundled had one RMSE."""
     points = json.loads((tables.RESULTS / "columns.json").read_text())["points"]
     assert all(point["same_rmse"] for point in points)
+
+
+def test_the_same_points_gave_the_same_best() -> None:
+    """Ours and each peer found the same RMSE, to six digits."""
+    assert json.loads((tables.RESULTS / "peers.json").read_text())["same_rmse"]

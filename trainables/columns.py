@@ -97,8 +97,8 @@ def splittable(
     values = data.derived(
         "values per column", lambda: np.bincount(features.indices, minlength=features.shape[1])
     )
-    # XGBoost has the weight in single precision, which may be the lower
-    return np.flatnonzero(values * greatest_hessian >= np.float32(min_child_weight))
+    # XGBoost reads the weight in single precision: what it has may be a little lower
+    return np.flatnonzero(values * greatest_hessian >= min_child_weight * (1 - 1e-6))
 
 
 def plain(data: Dataset) -> Form:

@@ -40,6 +40,10 @@ class Dataset:
         made: Made = self._derived[name]
         return made
 
+    def keep(self, name: str, made: Any) -> None:
+        """Have :meth:`derived` return this from now on."""
+        self._derived[name] = made
+
     def __getstate__(self) -> dict[str, Any]:
         # What was derived belongs to this process; it does not travel.
         return {**self.__dict__, "_derived": {}}

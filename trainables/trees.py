@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,17 +31,10 @@ from trainables.base import Params
 from trainables.dataset import Dataset, Rows
 
 if TYPE_CHECKING:
-    from trainables.growth import Side, Slots, Tree
+    from trainables.growth import Regularised, Side, Slots, Tree
 
-# What the trees depend on, and XGBoost's defaults. With any other parameter it does something that
-# is not done here.
-DEFAULTS: Params = {
-    "max_depth": 6,
-    "learning_rate": 0.3,
-    "reg_alpha": 0.0,
-    "reg_lambda": 1.0,
-    "min_child_weight": 1.0,
-}
+# What the trees depend on. With any other parameter XGBoost does something that is not done here.
+UNDERSTOOD = {"max_depth", "learning_rate", "reg_alpha", "reg_lambda", "min_child_weight"}
 # The release whose gains, ties and precision these are; any other fits for itself.
 KNOWN_RELEASE = "3.2."
 
@@ -88,9 +82,13 @@ class Part:
 
 
 def coded(data: Dataset) -> Coded | None:
-    """Return the data in this form; nothing where it has none, or XGBoost's release is unknown."""
+    """Return the data in this form; nothing where XGBoost has to fit.
+
+    That is where the data has no such form, XGBoost's release is unknown, or the kernel cannot be
+    compiled or loaded here.
+    """
     codes = columns.leading_codes(data)
-    if not codes or not xgboost.__version__.startswith(KNOWN_RELEASE):
+    if not codes or not xgboost.__version__.startswith(KNOWN_RELEASE) or not _compiles():
         return None
     dense = _dense(data.train, codes)
     asked = dense if dense.shape[1] else np.zeros((len(dense), 1), dtype=np.float32)
@@ -120,9 +118,22 @@ def coded(data: Dataset) -> Coded | None:
     )
 
 
+def _compiles() -> bool:
+    """Tell whether trees can be grown here, by growing one of two rows."""
+    rows = np.zeros(2, dtype=np.int32), np.zeros((1, 2), dtype=np.int16)
+    part = Part(*rows, np.zeros(2, dtype=np.float32), np.arange(2, dtype=np.int32))
+    cuts, first_bin = np.ones(1, dtype=np.float32), np.array([0, 1], dtype=np.int64)
+    try:
+        next(boosted({}, Coded(2, 1, cuts, first_bin, np.float32(0), {}, part, part)))
+    except Exception as error:  # noqa: BLE001 - numba's, LLVM's, those of a full disk or a damaged cache
+        warnings.warn(f"trees are not grown here, XGBoost fits: {error!r}", stacklevel=2)
+        return False
+    return True
+
+
 def understood(params: Params) -> bool:
     """Tell whether these parameters, and no others, shape the trees that are grown here."""
-    return set(params) <= set(DEFAULTS) and all(value >= 0 for value in params.values())
+    return set(params) <= UNDERSTOOD
 
 
 def boosted(params: Params, data: Coded) -> Iterator[tuple[float, Tree]]:
@@ -131,17 +142,14 @@ def boosted(params: Params, data: Coded) -> Iterator[tuple[float, Tree]]:
     The tree is overwritten by the next: whoever keeps it takes a :func:`copy`.
 
     :raises Inexact: the next tree might not be XGBoost's.
+    :raises xgboost.core.XGBoostError: a parameter has a value that XGBoost refuses.
     """
     from trainables import growth
 
     train, valid = data.train.side(data.base_score), data.valid.side(data.base_score)
     target = np.empty_like(data.train.target)
     target[data.train.place] = data.train.target
-    point = {**DEFAULTS, **params}
-    regularised = growth.Regularised(
-        int(point["max_depth"]),
-        *(np.float32(point[name]) for name in growth.Regularised._fields[1:]),
-    )
+    regularised = _as_xgboost_reads(params)
     slots, room = _slots(data), _tree(2 * len(target) + 1)
     while True:
         gradient = train.predicted - target
@@ -180,6 +188,18 @@ def model(data: Coded, trees: Sequence[Tree]) -> bytes:
     }
     boosting = {**boosting, "model": grown}
     return b"".join(_ubjson({**data.model, "learner": {**learner, "gradient_booster": boosting}}))
+
+
+def _as_xgboost_reads(params: Params) -> Regularised:
+    """Return the parameters as XGBoost has them; it reads numbers from text, in its own way."""
+    from trainables.growth import Regularised
+
+    matrix = xgboost.DMatrix(np.zeros((1, 1)), np.zeros(1))
+    booster = xgboost.Booster({**params, "tree_method": "hist", "verbosity": 0}, [matrix])
+    read = json.loads(booster.save_config())["learner"]["gradient_booster"]["tree_train_param"]
+    return Regularised(
+        int(read["max_depth"]), *(np.float32(read[name]) for name in Regularised._fields[1:])
+    )
 
 
 def _dense(rows: Rows, codes: int) -> NDArray[np.float32]:

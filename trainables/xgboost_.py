@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from trainables.dataset import Dataset
 
 OBJECTIVE = "reg:squarederror"
 EVALUATED = "validation"
+CODED = "coded"  # the data's derived form in which trees are grown
 
 
 class XGBoost:
@@ -62,7 +63,7 @@ class XGBoost:
                 on_round(curve)
 
         if coded := _coded(params, data, settings):
-            with contextlib.suppress(trees.Inexact):
+            with _given_up(data):
                 return _boosted(params, coded, rounds, patience, news)
         form = columns.cheapest(params, data, settings, OBJECTIVE)
         watch = _Watch(news)
@@ -80,7 +81,7 @@ class XGBoost:
     def refit(self, params: Params, data: Dataset, settings: Settings, rounds: int) -> bytes:
         """Boost for ``rounds`` rounds; the model is one on the dataset's own columns."""
         if coded := _coded(params, data, settings):
-            with contextlib.suppress(trees.Inexact):
+            with _given_up(data):
                 grown = islice(trees.boosted(params, coded), rounds)
                 return trees.model(coded, [trees.copy(tree) for _, tree in grown])
         form = columns.cheapest(params, data, settings, OBJECTIVE)
@@ -105,7 +106,16 @@ def _coded(params: Params, data: Dataset, settings: Settings) -> trees.Coded | N
     """Return the form in which trees need no XGBoost to grow; nothing where it does."""
     if settings["tree_method"] != "hist" or not trees.understood(params):
         return None
-    return data.derived("coded", lambda: trees.coded(data))
+    return data.derived(CODED, lambda: trees.coded(data))
+
+
+@contextlib.contextmanager
+def _given_up(data: Dataset) -> Iterator[None]:
+    """Leave all fits on this data to XGBoost from the first one on that cannot be grown."""
+    try:
+        yield
+    except trees.Inexact:
+        data.keep(CODED, None)
 
 
 def _boosted(

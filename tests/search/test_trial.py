@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import subprocess
@@ -205,10 +206,13 @@ class TestFailure:
         with pytest.raises(EndedAtRung):
             run_trial({"trial_id": "0001", "params": {}}, shared(), job, stopped)
 
-    def test_interrupt_passes_through(self, run: Run) -> None:
-        """Who interrupts a worker wants it to end."""
-        with pytest.raises(KeyboardInterrupt):
-            run(Scripted(FALLING[:1], raises=KeyboardInterrupt()))
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+    def test_whatever_a_trainable_raises_is_an_outcome(
+        self, run: Run, kind: type[BaseException]
+    ) -> None:
+        """No signal arrives on a fit's thread: an interrupt there is the trainable's own."""
+        last = run(Scripted(FALLING[:1], raises=kind()))[-1]
+        assert (last["failure"], last["final"]) == (kind.__name__, True)
 
     @pytest.mark.parametrize("code", [0, 3, "no licence"])
     def test_trainable_that_exits_failed(self, run: Run, code: int | str) -> None:
@@ -263,10 +267,13 @@ class TestWorker:
         assert worker.begin(CONFIG)["failure"] == "ValueError: bad luck"
         assert worker.begin(CONFIG)["rmse"] == 1.0
 
-    def test_what_is_no_outcome_is_raised(self, worker: Worker, fits: list[Scripted]) -> None:
-        """Whoever waits for a report hears of an end without one."""
-        fits.append(Scripted(FALLING[:1], raises=KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
+    def test_what_is_no_outcome_is_raised(
+        self, worker: Worker, fits: list[Scripted], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever waits for a report hears of an end without one: a defect of ours, say."""
+        fits.append(Scripted(FALLING[:1], raises=ValueError()))
+        monkeypatch.setattr(trial, "_last_line", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
             worker.begin(CONFIG)
 
     def test_fit_that_does_not_end_is_told(

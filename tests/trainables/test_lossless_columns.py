@@ -185,10 +185,11 @@ class TestGrown:
             {},
             optional={
                 "max_depth": st.sampled_from((0, 1, 2, 6)),
-                "learning_rate": st.sampled_from((0.0, 0.3, 1.0, 2.0)),
-                "reg_alpha": st.sampled_from((0.0, 1.0, 50.0)),
-                "reg_lambda": st.sampled_from((0.0, 1.0, 50.0)),
-                "min_child_weight": st.sampled_from((0.0, 1.0, 3.0, 100.0)),
+                # XGBoost reads what is above 1, or needs an exponent, in its own way
+                "learning_rate": st.just(0.0) | st.floats(1.0, 2.0) | st.floats(1e-7, 1e-4),
+                "reg_alpha": st.just(0.0) | st.floats(1.0, 50.0) | st.floats(1e-7, 1e-4),
+                "reg_lambda": st.just(0.0) | st.floats(1.0, 50.0) | st.floats(1e-7, 1e-4),
+                "min_child_weight": st.sampled_from((0.0, 1.0, 3.0, 100.0)) | st.floats(1, 9),
             },
         ),
         rows_of_any_kind,
@@ -248,11 +249,41 @@ class TestGrown:
 
         monkeypatch.setattr(growth, "sums_are_exact", twice)
         heard: list[int] = []
+        data = made(11).data
+        data.keep(xgboost_.CODED, trees.coded(data))
+        checked = 0  # whether a tree can be grown was tried, too
         curve = XGBOOST.train(
-            {"max_depth": 6}, made(11).data, fit_settings("hist"), lambda c: heard.append(len(c))
+            {"max_depth": 6}, data, fit_settings("hist"), lambda c: heard.append(len(c))
         )
         assert heard == list(range(1, ROUNDS + 1))
         assert len(curve) == ROUNDS
+        assert data.derived(xgboost_.CODED, lambda: "asked again") is None
+
+    def test_numbers_are_read_as_xgboost_reads_them(self) -> None:
+        """A rate that its parser makes another than the nearest float gives its leaves."""
+        rate = 1.4799879238078322
+        assert np.float32(rate) != trees._as_xgboost_reads({"learning_rate": rate}).learning_rate
+        assert_as_plain({"learning_rate": rate, "reg_lambda": 0.0}, made(15), "hist")
+
+    @pytest.mark.parametrize("value", [-1, -0.5])
+    def test_what_xgboost_refuses_is_refused(self, value: float) -> None:
+        """A value out of XGBoost's range fails with its words."""
+        with pytest.raises(xgboost.core.XGBoostError, match="reg_lambda"):
+            XGBOOST.train({"reg_lambda": value}, made(16).data, fit_settings("hist"), print)
+
+    def test_where_nothing_can_be_compiled_xgboost_fits(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A full disk under numba's cache, or a damaged one, costs speed and no trial."""
+
+        def full(*_: Any) -> bool:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(growth, "grow", full)
+        given, params = made(17), {"max_depth": 6}
+        with pytest.warns(UserWarning, match="No space left"):
+            curve = XGBOOST.train(params, given.data, fit_settings("hist"), lambda _: None)
+        assert curve[-1] == plainly(params, given, "hist")[1]
 
     def test_another_release_fits_for_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Gains and ties are one release's: with another, XGBoost fits."""
