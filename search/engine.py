@@ -26,8 +26,9 @@ WORKER_DEATHS = 2
 
 # Halving by asynchronous rungs (Li et al. 2018, arXiv:1810.05934): of the trials that reach a
 # rung, the best in REDUCTION go on.
-REDUCTION = 4
-LEAST_GRACE = 10  # rounds before anything is judged
+REDUCTION = 2
+GRACE_SHARE = 8  # of the cap, before anything is judged (docs/decisions/0007-halving.md)
+LEAST_GRACE = 10  # rounds
 
 PROBE_TIMEOUT_S = 5.0  # for a cluster's port to open
 
@@ -58,7 +59,7 @@ class Slots:
 
 def rungs(rounds: int) -> tuple[int, ...]:
     """Return the rounds at which trials are judged, ascending, the cap not among them."""
-    grace = max(LEAST_GRACE, rounds // REDUCTION**2)
+    grace = max(LEAST_GRACE, rounds // GRACE_SHARE)
     found = []
     while grace < rounds:
         found.append(grace)
