@@ -46,7 +46,7 @@ def test_without_rungs_trials_run_in_turn() -> None:
 def test_earlier_trials_are_on_the_rungs() -> None:
     """ASHA told of earlier trials judges as the one that saw them."""
     scores = {"0001": {10: 9.0, 20: 8.0}, "0002": {10: 7.0}, "0003": {10: 8.5, 20: 6.0}}
-    scheduler = engine._scheduler((10, 20), 40, scores)
+    scheduler = engine._scheduler((10, 20), 35, scores)
     recorded = {m: sorted(rewards.values()) for m, rewards in scheduler._brackets[0]._rungs}
     assert recorded == {10: [-9.0, -8.5, -7.0], 20: [-8.0, -6.0]}
 
