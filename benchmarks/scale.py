@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mlflow import MlflowClient
 
 from benchmarks.watch import TOP, Sample, machine, searched
@@ -132,7 +133,7 @@ def cpu_per_trial(
     times = [sample.at_s + begun for sample in samples]
 
     def used(at: float) -> float:
-        return samples[min(bisect_left(times, at), len(samples) - 1)].cpu_s
+        return float(np.interp(at, times, [sample.cpu_s for sample in samples]))
 
     each = [
         1000 * (used(ends[stop]) - used(ends[start])) / 100

@@ -42,8 +42,7 @@ def measured(train: Path, valid: Path, trials: int, rounds: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         report, seen = searched(options, Path(folder), every_s=1.0)
     seconds = report["seconds"]
-    over = seconds["start_up"] + seconds["search"]
-    own = max(sample.workers_cpu_s for sample in seen.samples if sample.at_s <= over)
+    own = seen.peak(lambda sample: sample.workers_cpu_s)
     return {
         "trials": report["trials"],
         "seconds": seconds,
