@@ -74,15 +74,13 @@ def watched(
     """
     mark = uuid.uuid4().hex
     around = {**os.environ, **(environment or {}), MARK: mark}
-    cpu: dict[tuple[int, str], float] = {}  # (pid, start) -> CPU seconds last seen
-    idle: dict[tuple[int, str], float] = {}  # of Ray's processes: before their first trial
-    at_work: set[tuple[int, str]] = set()  # those that had one
     samples: list[Sample] = []
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.monotonic()
         process = subprocess.Popen(argv, cwd=folder, env=around, stdout=out, stderr=err)
+        look = _Look(process.pid, mark, disk)
         while process.poll() is None:
-            samples.append(_sample(process.pid, mark, started, cpu, idle, at_work, disk))
+            samples.append(look.sample(time.monotonic() - started))
             if time.monotonic() - started > timeout_s:
                 process.kill()
                 raise TimeoutError(f"{argv[0]} did not end within {timeout_s:.0f} s")
@@ -93,7 +91,7 @@ def watched(
         err.seek(0)
         # what the command waited for and nobody sampled is in its own account
         return Watched(
-            process.returncode, wall_s, sum(cpu.values()), out.read(), err.read(), samples
+            process.returncode, wall_s, sum(look.cpu.values()), out.read(), err.read(), samples
         )
 
 
@@ -127,49 +125,56 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _sample(
-    first: int,
-    mark: str,
-    started: float,
-    cpu: dict[tuple[int, str], float],
-    idle: dict[tuple[int, str], float],
-    at_work: set[tuple[int, str]],
-    disk: Path | None,
-) -> Sample:
-    rss = workers = own = first_rss = first_files = 0
-    first_cpu = 0.0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() not in (entry / "environ").read_bytes():
+class _Look:
+    """Looks at all processes of one command, as cheaply as can be: it shares the machine."""
+
+    def __init__(self, first: int, mark: str, disk: Path | None) -> None:
+        self._first, self._disk = first, disk
+        self._mark = f"{MARK}={mark}".encode()
+        self._others: set[str] = set()  # processes that are none of the command's
+        self.cpu: dict[tuple[int, str], float] = {}  # (pid, start) -> CPU seconds last seen
+        self._idle: dict[tuple[int, str], float] = {}  # of Ray's, before their first trial
+        self._at_work: set[tuple[int, str]] = set()  # those that had one
+
+    def sample(self, at_s: float) -> Sample:
+        rss = workers = own = first_rss = first_files = 0
+        first_cpu = 0.0
+        for pid in os.listdir("/proc"):
+            if not pid.isdigit() or pid in self._others:
                 continue
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            used = (int(fields[11]) + int(fields[12])) / TICKS
-            key = int(entry.name), fields[19]
-            cpu[key] = used
-            resident = int((entry / "statm").read_text().split()[1]) * PAGE
-            rss += resident
-            title = (entry / "cmdline").read_bytes()
-            if title.startswith(b"ray::IDLE"):
-                idle[key] = used
-            elif title.startswith(b"ray::Worker"):
-                workers += 1
-                idle.setdefault(key, used)
-                at_work.add(key)
-                shared = int((entry / "statm").read_text().split()[2]) * PAGE
-                own = max(own, resident - shared)
-            if int(entry.name) == first:
-                first_rss, first_cpu = resident, used
-                first_files = len(list((entry / "fd").iterdir()))
-    return Sample(
-        time.monotonic() - started,
-        *(first_cpu, first_rss, first_files, rss),
-        0 if disk is None else folder_bytes(disk),
-        workers,
-        sum(cpu[key] - idle[key] for key in at_work),
-        own,
-    )
+            entry = Path("/proc", pid)
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                key = int(pid), fields[19]
+                if key not in self.cpu:
+                    environ = (entry / "environ").read_bytes()
+                    if self._mark not in environ:
+                        self._others |= {pid} if environ else set()  # none yet: it is starting
+                        continue
+                used = (int(fields[11]) + int(fields[12])) / TICKS
+                self.cpu[key] = used
+                pages = (entry / "statm").read_text().split()
+                resident = int(pages[1]) * PAGE
+                rss += resident
+                title = (entry / "cmdline").read_bytes()
+                if title.startswith(b"ray::IDLE"):
+                    self._idle[key] = used
+                elif title.startswith(b"ray::Worker"):
+                    workers += 1
+                    self._idle.setdefault(key, used)
+                    self._at_work.add(key)
+                    own = max(own, resident - int(pages[2]) * PAGE)
+                if int(pid) == self._first:
+                    first_rss, first_cpu = resident, used
+                    first_files = len(os.listdir(entry / "fd"))
+        return Sample(
+            at_s,
+            *(first_cpu, first_rss, first_files, rss),
+            0 if self._disk is None else folder_bytes(self._disk),
+            workers,
+            sum(self.cpu[key] - self._idle[key] for key in self._at_work),
+            own,
+        )
 
 
 def folder_bytes(folder: Path) -> int:

@@ -115,16 +115,20 @@ def squared_error(
 
 
 @compiled
+def _beyond(gradient: float, alpha: float) -> float:
+    if gradient > alpha:
+        return gradient - alpha
+    if gradient < -alpha:
+        return gradient + alpha
+    return 0.0
+
+
+@compiled
 def _gain(gradient: float, rows: float, alpha: float, regularised: Regularised) -> np.float32:
     # XGBoost rounds the square and the denominator before it divides
     if rows <= 0.0:
         return np.float32(0.0)
-    if gradient > alpha:
-        beyond = gradient - alpha
-    elif gradient < -alpha:
-        beyond = gradient + alpha
-    else:
-        beyond = 0.0
+    beyond = _beyond(gradient, alpha)
     return np.float32(beyond * beyond) / np.float32(rows + np.float64(regularised.reg_lambda))
 
 
@@ -132,12 +136,7 @@ def _gain(gradient: float, rows: float, alpha: float, regularised: Regularised) 
 def _weight(gradient: float, rows: float, alpha: float, regularised: Regularised) -> np.float32:
     if rows < np.float64(regularised.min_child_weight) or rows <= 0.0:
         return np.float32(0.0)
-    if gradient > alpha:
-        beyond = gradient - alpha
-    elif gradient < -alpha:
-        beyond = gradient + alpha
-    else:
-        beyond = 0.0
+    beyond = _beyond(gradient, alpha)
     return np.float32(-beyond / (rows + np.float64(regularised.reg_lambda)))
 
 

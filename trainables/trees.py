@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +37,6 @@ UNDERSTOOD = {"max_depth", "learning_rate", "reg_alpha", "reg_lambda", "min_chil
 # The release whose gains, ties and precision these are; any other fits for itself.
 KNOWN_RELEASE = "3.2."
 
-ROOT_PARENT = 2**31 - 1  # in XGBoost's models
-
 
 class Inexact(Exception):
     """A sum of gradients would be rounded: the trees could depend on the order of the rows."""
@@ -49,7 +46,6 @@ class Inexact(Exception):
 class Coded:
     """Rows as codes and bins, sorted by code; what XGBoost says of them; an empty model."""
 
-    columns: int  # of the whole matrix
     codes: int  # the first columns, of ones
     cuts: NDArray[np.float32]  # [bins] upper ends
     first_bin: NDArray[np.int64]  # [dense + 1]
@@ -99,7 +95,7 @@ def coded(data: Dataset) -> Coded | None:
     first_bin = first_bin[: dense.shape[1] + 1]
     model = json.loads(booster.save_raw("json"))
     (base_score,) = json.loads(model["learner"]["learner_model_param"]["base_score"])
-    width = int(data.train.features.shape[1])
+    width = data.train.features.shape[1]
     model["learner"]["learner_model_param"]["num_feature"] = str(width)
 
     def part(rows: Rows, dense: NDArray[np.float32]) -> Part:
@@ -111,7 +107,7 @@ def coded(data: Dataset) -> Coded | None:
         return Part(code[order], bins, rows.target.astype(np.float32), place)
 
     return Coded(
-        *(width, codes, cuts.astype(np.float32), first_bin.astype(np.int64)),
+        *(codes, cuts.astype(np.float32), first_bin.astype(np.int64)),
         *(np.float32(base_score), model),
         part(data.train, dense),
         part(data.valid, _dense(data.valid, codes)),
@@ -124,7 +120,7 @@ def _compiles() -> bool:
     part = Part(*rows, np.zeros(2, dtype=np.float32), np.arange(2, dtype=np.int32))
     cuts, first_bin = np.ones(1, dtype=np.float32), np.array([0, 1], dtype=np.int64)
     try:
-        next(boosted({}, Coded(2, 1, cuts, first_bin, np.float32(0), {}, part, part)))
+        next(boosted({}, Coded(1, cuts, first_bin, np.float32(0), {}, part, part)))
     except Exception as error:  # noqa: BLE001 - numba's, LLVM's, those of a full disk or a damaged cache
         warnings.warn(f"trees are not grown here, XGBoost fits: {error!r}", stacklevel=2)
         return False
@@ -169,25 +165,6 @@ def boosted(params: Params, data: Coded) -> Iterator[tuple[float, Tree]]:
 def copy(tree: Tree) -> Tree:
     """Return a tree of its own."""
     return type(tree)._make(part.copy() for part in tree)
-
-
-def model(data: Coded, trees: Sequence[Tree]) -> bytes:
-    """Return XGBoost's model (UBJSON) of these trees, on the whole matrix's columns."""
-    learner = data.model["learner"]
-    boosting = learner["gradient_booster"]
-    count = len(trees)
-    grown = {
-        **boosting["model"],
-        "gbtree_model_param": {
-            **boosting["model"]["gbtree_model_param"],
-            "num_trees": str(count),
-        },
-        "iteration_indptr": list(range(count + 1)),
-        "tree_info": [0] * count,
-        "trees": [_written(tree, number, data) for number, tree in enumerate(trees)],
-    }
-    boosting = {**boosting, "model": grown}
-    return b"".join(_ubjson({**data.model, "learner": {**learner, "gradient_booster": boosting}}))
 
 
 def _as_xgboost_reads(params: Params) -> Regularised:
@@ -254,78 +231,3 @@ def _tree(nodes: int) -> Tree:
 
     kinds = (*[np.int32] * 4, np.float32, np.uint8, *[np.float32] * 3)
     return Tree._make(np.zeros(nodes, dtype=kind) for kind in kinds)
-
-
-def _written(tree: Tree, number: int, data: Coded) -> dict[str, Any]:
-    """Return a tree as XGBoost's models have it."""
-    nodes = len(tree.left)
-    none = np.zeros(0, dtype=np.int32)
-    return {
-        "base_weights": tree.weight,
-        "categories": none,
-        "categories_nodes": none,
-        "categories_segments": none.astype(np.int64),
-        "categories_sizes": none.astype(np.int64),
-        "default_left": tree.absent_left,
-        "id": number,
-        "left_children": tree.left,
-        "loss_changes": tree.gain,
-        "parents": np.where(tree.parent < 0, ROOT_PARENT, tree.parent).astype(np.int32),
-        "right_children": tree.right,
-        "split_conditions": tree.condition,
-        "split_indices": tree.split,
-        "split_type": np.zeros(nodes, dtype=np.uint8),
-        "sum_hessian": tree.rows,
-        "tree_param": {
-            "num_deleted": "0",
-            "num_feature": str(data.columns),
-            "num_nodes": str(nodes),
-            "size_leaf_vector": "1",
-        },
-    }
-
-
-_TYPED = {
-    np.dtype(np.uint8): b"U",
-    np.dtype(np.int32): b"l",
-    np.dtype(np.int64): b"L",
-    np.dtype(np.float32): b"d",
-}
-
-
-def _ubjson(value: Any) -> Iterator[bytes]:
-    """Yield a value as UBJSON (ubjson.org); an array of numpy's as a typed one."""
-    match value:
-        case dict():
-            yield b"{"
-            for name, each in value.items():
-                yield _text(name)
-                yield from _ubjson(each)
-            yield b"}"
-        case np.ndarray():
-            yield b"[$" + _TYPED[value.dtype] + b"#" + _long(len(value))
-            yield value.astype(value.dtype.newbyteorder(">")).tobytes()
-        case list():
-            yield b"["
-            for each in value:
-                yield from _ubjson(each)
-            yield b"]"
-        case str():
-            yield b"S" + _text(value)
-        case bool():
-            yield b"T" if value else b"F"
-        case int():
-            yield _long(value)
-        case float():
-            yield b"d" + struct.pack(">f", value)
-        case _:
-            raise TypeError(f"no UBJSON for {type(value).__name__}")
-
-
-def _text(text: str) -> bytes:
-    content = text.encode()
-    return _long(len(content)) + content
-
-
-def _long(value: int) -> bytes:
-    return b"L" + struct.pack(">q", value)

@@ -12,7 +12,7 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from trainables import columns, trees
+from trainables import booster, columns, trees
 from trainables.base import Curve, OnRound, Params, Setting, Settings
 from trainables.dataset import Dataset
 
@@ -83,12 +83,10 @@ class XGBoost:
         if coded := _coded(params, data, settings):
             with _given_up(data):
                 grown = islice(trees.boosted(params, coded), rounds)
-                return trees.model(coded, [trees.copy(tree) for _, tree in grown])
+                return booster.model(coded.model, [trees.copy(tree) for _, tree in grown])
         form = columns.cheapest(params, data, settings, OBJECTIVE)
-        booster = xgboost.train(
-            _options(params, settings, form), form.train, num_boost_round=rounds
-        )
-        return form.restored(bytes(booster.save_raw("ubj")))
+        fitted = xgboost.train(_options(params, settings, form), form.train, num_boost_round=rounds)
+        return form.restored(bytes(fitted.save_raw("ubj")))
 
     def load(self, model: bytes) -> xgboost.Booster:
         """Return the booster."""

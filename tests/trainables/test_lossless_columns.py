@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from trainables import columns, growth, trees, xgboost_
+from trainables import booster, columns, growth, trees, xgboost_
 from trainables.base import Curve, rmse
 from trainables.dataset import Dataset, Rows
 
@@ -205,12 +205,12 @@ class TestGrown:
         assert coded is not None
         boosted = islice(trees.boosted(params, coded), ROUNDS)
         grown = [(score, trees.copy(tree)) for score, tree in boosted]
-        booster, scores = fitted_plainly(params, given, "hist")
+        plain, scores = fitted_plainly(params, given, "hist")
         assert [score for score, _ in grown] == pytest.approx(scores, rel=1e-14)
-        ours = XGBOOST.load(trees.model(coded, [tree for _, tree in grown]))
+        ours = XGBOOST.load(booster.model(coded.model, [tree for _, tree in grown]))
         for kind in ("weight", "gain", "cover", "total_gain", "total_cover"):
             assert ours.get_score(importance_type=kind) == pytest.approx(
-                booster.get_score(importance_type=kind), rel=1e-6
+                plain.get_score(importance_type=kind), rel=1e-6
             )
 
     def test_stops_early_where_xgboost_does(self) -> None:
