@@ -25,7 +25,7 @@ from benchmarks.watch import machine
 from search import trips
 from search.searcher import TPESearch
 from search.space import Space
-from trainables import columns
+from trainables import columns as forms
 from trainables.dataset import Dataset, Rows
 from trainables.xgboost_ import OBJECTIVE, XGBOOST
 
@@ -59,7 +59,7 @@ def main() -> None:
     def lossless(point: dict[str, Any]) -> float:
         return min(XGBOOST.train(point, data, settings, lambda _: None))
 
-    whole_matrix = columns.plain(data)
+    whole_matrix = forms.plain(data)
 
     def plain(point: dict[str, Any]) -> float:
         return _plainly(point, whole_matrix, given.rounds)
@@ -102,7 +102,7 @@ def _timed(search: Callable[[Score, int, int], list[float]], fit: Score, seed: i
     return {str(s): min((rmse for at, rmse in done if at <= s), default=None) for s in AFTER_S}
 
 
-def _plainly(point: dict[str, Any], form: columns.Form, rounds: int) -> float:
+def _plainly(point: dict[str, Any], form: forms.Form, rounds: int) -> float:
     scores: dict[str, Any] = {}
     xgboost.train(
         {**point, "objective": OBJECTIVE, "tree_method": "hist", "seed": 42, "nthread": 1},
@@ -200,11 +200,13 @@ WAYS: dict[str, Callable[[Score, int, int], list[float]]] = {
 
 def table(found: dict[str, Any]) -> str:
     """Return the means over the seeds, with the half width of the 95 % interval."""
-    heads = [*(f"{n} trials" for n in AFTER), *(f"{s} s" for s in AFTER_S)]
-    lines = [f"| best RMSE after | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    columns = [(f"{n} trials", "rows", str(n)) for n in AFTER]
+    if found["timed_rows"]:
+        columns += [(f"{s} s", "timed_rows", str(s)) for s in AFTER_S]
+    heads = " | ".join(head for head, _, _ in columns)
+    lines = [f"| best RMSE after | {heads} |", "|---" * (1 + len(columns)) + "|"]
     for way in WAYS:
-        cells = [_cell(found["rows"], way, str(n)) for n in AFTER]
-        cells += [_cell(found["timed_rows"], way, str(s)) for s in AFTER_S]
+        cells = [_cell(found[rows], way, after) for _, rows, after in columns]
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
