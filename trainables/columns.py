@@ -163,13 +163,24 @@ def bundled(data: Dataset) -> Form | None:
             _uncategorise(tree, dense)
 
     return Form(
-        _matrix(Rows(_codes_and_rest(features, ones), data.train.target), types),
-        _matrix(Rows(_codes_and_rest(data.valid.features, ones), data.valid.target), types),
+        _matrix(Rows(codes_and_rest(features, ones), data.train.target), types),
+        _matrix(Rows(codes_and_rest(data.valid.features, ones), data.valid.target), types),
         # more codes than this would be split as sets, which one-hot columns cannot;
         # the cache of histograms grows by 16 bytes x bins x nodes: as many as do not page
         {"max_cat_to_onehot": ones + 2, "max_cached_hist_node": 256},
         rewrite,
     )
+
+
+def codes_and_rest(features: Any, ones: int) -> NDArray[np.float32]:
+    """Return [rows, 1 + rest]: the code of each row, and the other columns, NaN where absent."""
+    rows, columns = features.shape
+    dense = np.full((rows, 1 + columns - ones), np.nan, dtype=np.float32)
+    dense[:, 0] = ones  # no code: one that no training row has, and no tree splits on
+    place = np.where(features.indices < ones, 0, features.indices - ones + 1)
+    value = np.where(features.indices < ones, features.indices, features.data)
+    dense[_row_of_each(features), place] = value
+    return dense
 
 
 def _matrix(rows: Rows, types: list[str] | None = None) -> xgboost.DMatrix:
@@ -192,17 +203,6 @@ def _exclude_each_other(features: Any, ones: int) -> bool:
 
 def _all_have_one(features: Any, ones: int) -> bool:
     return int(np.count_nonzero(features.indices < ones)) == int(features.shape[0])
-
-
-def _codes_and_rest(features: Any, ones: int) -> NDArray[np.float32]:
-    """Return [rows, 1 + rest]: the code of each row, and the other columns, NaN where absent."""
-    rows, columns = features.shape
-    dense = np.full((rows, 1 + columns - ones), np.nan, dtype=np.float32)
-    dense[:, 0] = ones  # no code: one that no training row has, and no tree splits on
-    place = np.where(features.indices < ones, 0, features.indices - ones + 1)
-    value = np.where(features.indices < ones, features.indices, features.data)
-    dense[_row_of_each(features), place] = value
-    return dense
 
 
 def _row_of_each(features: Any) -> NDArray[np.int64]:

@@ -86,7 +86,7 @@ def coded(data: Dataset) -> Coded | None:
     codes = columns.leading_codes(data)
     if not codes or not xgboost.__version__.startswith(KNOWN_RELEASE) or not _compiles():
         return None
-    dense = _dense(data.train, codes)
+    dense = columns.codes_and_rest(data.train.features, codes)[:, 1:]
     asked = dense if dense.shape[1] else np.zeros((len(dense), 1), dtype=np.float32)
     matrix = xgboost.DMatrix(asked, data.train.target)
     options = {"max_depth": 1, "tree_method": "hist", "nthread": 1, "verbosity": 0}
@@ -98,19 +98,19 @@ def coded(data: Dataset) -> Coded | None:
     width = data.train.features.shape[1]
     model["learner"]["learner_model_param"]["num_feature"] = str(width)
 
-    def part(rows: Rows, dense: NDArray[np.float32]) -> Part:
-        code = _code(rows, codes)
+    def part(rows: Rows) -> Part:
+        both = columns.codes_and_rest(rows.features, codes)
+        code = np.where(both[:, 0] == codes, -1, both[:, 0]).astype(np.int32)
         order = np.argsort(code, kind="stable")
         place = np.empty(len(order), dtype=np.int32)
         place[order] = np.arange(len(order), dtype=np.int32)
-        bins = _binned(dense[order], cuts, first_bin)
+        bins = _binned(both[order, 1:], cuts, first_bin)
         return Part(code[order], bins, rows.target.astype(np.float32), place)
 
     return Coded(
         *(codes, cuts.astype(np.float32), first_bin.astype(np.int64)),
         *(np.float32(base_score), model),
-        part(data.train, dense),
-        part(data.valid, _dense(data.valid, codes)),
+        *(part(data.train), part(data.valid)),
     )
 
 
@@ -177,25 +177,6 @@ def _as_xgboost_reads(params: Params) -> Regularised:
     return Regularised(
         int(read["max_depth"]), *(np.float32(read[name]) for name in Regularised._fields[1:])
     )
-
-
-def _dense(rows: Rows, codes: int) -> NDArray[np.float32]:
-    """Return [rows, dense]: the columns behind the codes, NaN where absent."""
-    features = rows.features
-    dense = np.full((features.shape[0], features.shape[1] - codes), np.nan, dtype=np.float32)
-    is_dense = features.indices >= codes
-    row = np.repeat(np.arange(features.shape[0]), np.diff(features.indptr))
-    dense[row[is_dense], features.indices[is_dense] - codes] = features.data[is_dense]
-    return dense
-
-
-def _code(rows: Rows, codes: int) -> NDArray[np.int32]:
-    features = rows.features
-    code = np.full(features.shape[0], -1, dtype=np.int32)
-    is_code = features.indices < codes
-    row = np.repeat(np.arange(features.shape[0]), np.diff(features.indptr))
-    code[row[is_code]] = features.indices[is_code]
-    return code
 
 
 def _binned(dense: NDArray[np.float32], cuts: Any, first_bin: Any) -> NDArray[np.int16]:
