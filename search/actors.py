@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from search.nodes import Nodes
+
+# A trial that has lost so many nodes is what ends them. Spot markets take fewer.
+NODE_LOSSES = 10
+
 
 @contextlib.contextmanager
-def kept(worker: type, **kwargs: Any) -> Iterator[None]:
-    """Have Tune, while inside, run its trials in actors of ``worker(**kwargs)``, and keep those."""
+def kept(worker: type, nodes: Nodes, **kwargs: Any) -> Iterator[None]:
+    """Have Tune, while inside, run its trials in actors of ``worker(**kwargs)``, and keep those.
+
+    There are as many at once as ``nodes`` say, at each moment.
+    """
     # by name: the package holds a function of the module's name
     tune = importlib.import_module("ray.tune.tune")
     trial = importlib.import_module("ray.tune.experiment.trial")
     with (
-        _replaced(tune, "TuneController", _controller(tune.TuneController, worker, kwargs)),
+        _replaced(tune, "TuneController", _controller(tune.TuneController, worker, nodes, kwargs)),
         # asked of the cluster three times a trial, by name; the resources are given anyway
         _replaced(trial, "validate_trainable", lambda _: None),
         _replaced(trial, "get_trainable_cls", lambda _: None),
@@ -38,7 +47,7 @@ def _replaced(module: ModuleType, name: str, ours: Any) -> Iterator[None]:
         setattr(module, name, stock)
 
 
-def _controller(stock: Any, worker: type, kwargs: dict[str, Any]) -> type:
+def _controller(stock: Any, worker: type, nodes: Nodes, kwargs: dict[str, Any]) -> type:
     import ray
 
     # of no environment of its own: the processes that Ray has started already may serve
@@ -46,6 +55,29 @@ def _controller(stock: Any, worker: type, kwargs: dict[str, Any]) -> type:
 
     class Controller(stock):  # type: ignore[misc]
         """Begins a trial by one call to a worker that stays."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._nodes_lost: Counter[str] = Counter()  # by trial
+
+        def on_step_end(self) -> None:
+            super().on_step_end()
+            nodes.workers = len(self._started_actors)
+
+        def _maybe_update_trial_queue(self) -> None:
+            """Have as many trials as there is room for now: nodes come and go."""
+            self._max_pending_trials = width = nodes.width
+            while len(self._live_trials) < width and not self._search_alg.is_finished():
+                if not self._update_trial_queue(blocking=not self._live_trials):
+                    break
+
+        def _process_trial_failure(self, trial: Any, exception: Any) -> None:
+            """Count no loss of a node as the trial's failure."""
+            if _lost_with_its_node(exception):
+                self._nodes_lost[trial.trial_id] += 1
+                # Ray's own word for a node that was taken away
+                exception._preempted = self._nodes_lost[trial.trial_id] <= NODE_LOSSES
+            super()._process_trial_failure(trial, exception)
 
         def _schedule_trial_actor(self, trial: Any) -> None:
             trial.init_local_path()  # where Tune says how a worker died
@@ -62,13 +94,14 @@ def _controller(stock: Any, worker: type, kwargs: dict[str, Any]) -> type:
             self._give(trial, actor)
 
         def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
-            """Give a worker that is free to a trial that has none.
+            """Give a worker that is free to a trial that has none, before one whose own starts.
 
-            Tune gives it to one whose own worker starts, too, and cancels that: while trials are
-            shorter than starts, the slots never fill. Once no trial is to come it may.
+            Tune gives it to whichever waits first, and cancels the worker that starts: while
+            trials are shorter than starts, the slots never fill. Where all have one that starts,
+            it is given: no trial is to come, or their slots were lost with a node.
             """
             starting = self._trial_to_actor.get(trial)
-            if starting is not None and not self._search_alg.is_finished():
+            if starting is not None and self._pending_trials - self._trial_to_actor.keys():
                 return False
             actor = self._actor_cache.pop_cached_object(trial.placement_group_factory)
             if actor is None:
@@ -106,4 +139,15 @@ def _controller(stock: Any, worker: type, kwargs: dict[str, Any]) -> type:
         def _mark_trial_to_checkpoint(self, trial: Any) -> None:
             """Keep no trial's state for a restore that nobody makes."""
 
+        def _remove_actor(self, tracked_actor: Any) -> None:
+            super()._remove_actor(tracked_actor)
+            self._started_actors.discard(tracked_actor)
+
     return Controller
+
+
+def _lost_with_its_node(error: Any) -> bool:
+    """Tell whether an actor ended because its node did; Ray says so in words only."""
+    import ray
+
+    return isinstance(error, ray.exceptions.RayActorError) and "node has died" in str(error)

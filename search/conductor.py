@@ -13,11 +13,12 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from search import engine, months, provenance, resume, trips
+from search import doctor, engine, months, provenance, resume, trips
 from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.facts import Facts, facts
 from search.journal import Journal
 from search.ledger import Ledger, LoggedRefit, LoggedSearch
+from search.nodes import Nodes
 from search.notes import Outcome, best, hopeless
 from search.parent import driven, see_name_is_free
 from search.plan import Plan, planned
@@ -92,7 +93,7 @@ def _conducted(
         stack.enter_context(cluster)
     cluster.join()
     stop.listen()
-    slots = engine.slots(settings.cpus_per_trial, settings.max_concurrent, plan.wanted)
+    nodes = _nodes(settings, tell)
     shared = engine.share(prepared.dataset)
     seconds = {"start_up": clock.lap()}
     with driven(patient, plan, said, search, stop) as (parent_run_id, journal):
@@ -101,7 +102,7 @@ def _conducted(
         )
         if search is not None:
             done = _caught_up(runs, journal, search, tell, stop)
-        trials = Trials(plan, runs, journal, sender, shared, slots, folder, tell, stop)
+        trials = Trials(plan, runs, journal, sender, shared, nodes, folder, tell, stop)
         done = trials.run(done, told)
         seconds["search"] = clock.lap()
         chosen = _best_or_error(done, stop)
@@ -115,6 +116,32 @@ def _conducted(
         seconds["refit"] = clock.lap()
     stack.close()
     return _report(plan, prepared, said, store, parent_run_id, done, clock, seconds, tell)
+
+
+def _nodes(settings: Settings, tell: Teller) -> Nodes:
+    """Look at the cluster's nodes, and whether they are what the driver is.
+
+    :raises InputError: no node has room for a trial, or a trial would depend on its node.
+    """
+    is_ours = settings.address == "local"
+    nodes = Nodes(
+        *(settings.cpus_per_trial, settings.max_concurrent),
+        grows=not is_ours,
+        say=tell.say,
+        joined=lambda node: _say_differences(doctor.examine([node]), tell),
+    )
+    if not is_ours:  # our own node is this machine, with this environment
+        examined = doctor.examine(nodes.there)
+        if not examined.differences:
+            tell.say(examined.verdict()[0])
+        _say_differences(examined, tell)
+        examined.see_the_same()
+    return nodes
+
+
+def _say_differences(examined: doctor.Examined, tell: Teller) -> None:
+    for line in [*examined.table(), *examined.verdict()] if examined.differences else []:
+        tell.say(line)
 
 
 def _new(asked: Settings) -> Store:
@@ -191,7 +218,7 @@ class Trials:
     journal: Journal
     sender: Sender
     shared: Shared
-    slots: engine.Slots
+    nodes: Nodes
     folder: Path
     tell: Teller
     stop: Stop
@@ -223,7 +250,8 @@ class Trials:
             rounds=done.rounds,
         )
         stop.after(self.plan.settings.time_budget_s)
-        with self.tell.watch(_watched(tracker, writer, self.plan.wanted)), stop.gently(), writer:
+        watch = self.tell.watch(_watched(tracker, writer, self.nodes, self.plan.wanted))
+        with self.nodes, watch, stop.gently(), writer:
             try:
                 self._run(done, told, left, tracker)
             finally:
@@ -261,7 +289,8 @@ class Trials:
             searcher=searcher,
             only=only,
             wanted=left,
-            slots=self.slots,
+            cpus_each=self.plan.settings.cpus_per_trial,
+            nodes=self.nodes,
             callbacks=[tracker],
             stop=lambda: self._must_end(tracker),
             folder=self.folder,
@@ -279,7 +308,9 @@ class Trials:
         return self.stop()
 
 
-def _watched(tracker: TrialTracker, writer: Writer, wanted: int) -> Callable[[], State]:
+def _watched(
+    tracker: TrialTracker, writer: Writer, nodes: Nodes, wanted: int
+) -> Callable[[], State]:
     started, ended_before = time.monotonic(), len(tracker.outcomes)
 
     def state() -> State:
@@ -294,6 +325,7 @@ def _watched(tracker: TrialTracker, writer: Writer, wanted: int) -> Callable[[],
             ended_before=ended_before,
             waiting=writer.waiting,
             obstacle=writer.obstacle,
+            workers=nodes.workers,
         )
 
     return state

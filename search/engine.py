@@ -8,7 +8,6 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +16,12 @@ import ray
 
 from search import actors
 from search.errors import InputError, Interrupted, SearchError
+from search.nodes import Nodes
 from search.trial import ROUND, SCORE, Job, Refitted, Shared, Worker, refit
 from trainables.dataset import Dataset
 
-# A trial is run again this often when its worker process dies; what the trial itself raises is
-# an outcome and never reaches Tune (search/trial.py).
+# A trial is run again this often when its worker process dies while its node lives; what the
+# trial itself raises is an outcome and never reaches Tune (search/trial.py).
 WORKER_DEATHS = 2
 
 # Halving by asynchronous rungs (Li et al. 2018, arXiv:1810.05934): of the trials that reach a
@@ -47,14 +47,6 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own checkpoints serve its own restore only
     "TUNE_WARN_THRESHOLD_S": "1000000",
 }
-
-
-@dataclass(frozen=True)
-class Slots:
-    """How many trials run at once, on how many CPUs each."""
-
-    at_once: int
-    cpus_each: int
 
 
 def rungs(rounds: int) -> tuple[int, ...]:
@@ -135,22 +127,6 @@ class Cluster:
         stack.callback(ray.shutdown)
 
 
-def slots(cpus_per_trial: int, max_concurrent: int | None, wanted: int) -> Slots:
-    """Return how many of ``wanted`` trials may run at once on the cluster as it is.
-
-    :raises InputError: no node has ``cpus_per_trial`` CPUs.
-    """
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    largest = max(nodes, default=0)
-    if cpus_per_trial > largest:
-        raise InputError(
-            f"--cpus-per-trial {cpus_per_trial}: no node has that many CPUs; "
-            f"the largest has {largest}, give {largest} or fewer"
-        )
-    room = sum(cpus // cpus_per_trial for cpus in nodes)
-    return Slots(min(room, max_concurrent or room, wanted), cpus_per_trial)
-
-
 def share(data: Dataset) -> Shared:
     """Put the data into the object store, once; each node fetches it once."""
     return Shared(data.digest, ray.put(data))
@@ -164,30 +140,31 @@ def run_trials(
     searcher: Any | None,
     only: dict[str, Any] | None,
     wanted: int,
-    slots: Slots,
+    cpus_each: int,
+    nodes: Nodes,
     callbacks: Sequence[Any],
     stop: Callable[[], bool],
     folder: Path,
     rungs_before: Mapping[str, Mapping[int, float]],
 ) -> None:
-    """Run ``wanted`` trials; end them all as soon as ``stop`` answers true.
+    """Run ``wanted`` trials, as many at once as ``nodes`` have room for at each moment.
 
-    With no ``searcher`` there is one trial, of the config ``only``. What became of the trials
-    is told to ``callbacks``. ``rungs_before``: the scores of earlier trials, by trial and round.
+    They all end as soon as ``stop`` answers true. With no ``searcher`` there is one trial, of
+    the config ``only``. What became of the trials is told to ``callbacks``. ``rungs_before``: the
+    scores of earlier trials, by trial and round.
 
     :raises SearchError: ``folder`` cannot be written, its disk is full, say.
     """
     from ray import tune
 
     try:
-        with actors.kept(Worker, data=data, job=job):
+        with actors.kept(Worker, nodes, data=data, job=job):
             tune.run(
                 _nothing,  # the workers know what to run
                 config=only or {},
                 search_alg=searcher,
                 num_samples=wanted,
-                max_concurrent_trials=slots.at_once if searcher is not None else None,
-                resources_per_trial={"cpu": slots.cpus_each},
+                resources_per_trial={"cpu": cpus_each},
                 scheduler=_scheduler(job.rungs, rounds, rungs_before),
                 reuse_actors=True,  # a process per trial costs seconds of imports each
                 max_failures=WORKER_DEATHS,

@@ -31,10 +31,14 @@ class State:
     ended_before: int = 0  # of those done, in an earlier start
     waiting: int = 0  # notes that the tracking server has not taken
     obstacle: str = ""  # why
+    workers: int | None = None  # processes for trials, where they are counted
 
     def line(self) -> str:
         """Return the state as one line of words."""
-        parts = [f"{self.done} of {self.wanted} trials done", f"{self.running} running"]
+        running = f"{self.running} running"
+        if self.workers is not None:
+            running += f" on {self.workers} worker{'' if self.workers == 1 else 's'}"
+        parts = [f"{self.done} of {self.wanted} trials done", running]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.best is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -27,9 +26,7 @@ def main(argv: Sequence[str]) -> int:
 def _conducted(settings: Settings) -> int:
     with own_folder(settings.state_dir, settings.name) as folder:
         server.check(settings.tracking_uri)
-        # MLflow would tell its makers what is called, by a thread that changes the environment
-        # while requests read it. Before the import: it begins with that.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        server.disable_telemetry()
         # everything heavy is imported here, behind `--help` and behind what options can be wrong in
         from search.progress import Clock, Teller
         from search.stopping import Stop

@@ -20,6 +20,8 @@ DEFAULT_TRAIN = ("green:2021-01",)
 DEFAULT_VALID = ("green:2021-02",)
 LONGEST_NAME = 100
 
+ADDRESS_HELP = "a Ray of its own, or a running cluster seen from one of its nodes"
+TRACKING_HELP = "MLflow's store or server (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
 
 # On --resume every option comes from the search's parent run. These may be given anew ...
 MAY_DIFFER = ("num_samples", "time_budget", "max_concurrent", "address", "state_dir", "json")
@@ -184,9 +186,7 @@ def _settings(values: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
         max_concurrent=values["max_concurrent"],
         cpus_per_trial=values["cpus_per_trial"],
         address=values["address"],
-        tracking_uri=_absolute(
-            values["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-        ),
+        tracking_uri=tracking_uri(values["tracking_uri"]),
         experiment_name=values["experiment_name"],
         registered_model=model,
         state_dir=Path(values["state_dir"]).absolute(),
@@ -219,17 +219,30 @@ def os_user() -> str:
         return str(os.getuid())
 
 
-class _Parser(argparse.ArgumentParser):
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line."""
+
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m search.run --help")
+        """Raise it.
+
+        :raises InputError: always.
+        """
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m search.run",
         description="Search the hyperparameters of a model, keep every trial in MLflow, "
         "refit the best, register it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
         allow_abbrev=False,
     )
     add = parser.add_argument_group("what is searched").add_argument
@@ -295,7 +308,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     add = parser.add_argument_group("where it runs").add_argument
-    add("--max-concurrent", type=_at_least_one, metavar="N", help="trials at once")
+    add(
+        "--max-concurrent",
+        type=_at_least_one,
+        metavar="N",
+        help="trials at once (default: what the cluster holds, nodes that join included); a "
+        "cluster that grows on demand is asked for as many",
+    )
     add(
         "--cpus-per-trial", type=_at_least_one, default=1, metavar="N", help="threads of each trial"
     )
@@ -303,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
         "--address",
         default="local",
         metavar="local|auto|HOST:PORT",
-        help="a Ray of its own, or a running cluster seen from one of its nodes",
+        help=ADDRESS_HELP,
     )
     add(
         "--state-dir",
@@ -317,7 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--tracking-uri",
         metavar="URI",
-        help="MLflow's store or server (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
+        help=TRACKING_HELP,
     )
     add("--experiment-name", default="nyc-taxi-experiment", metavar="NAME", help="experiment")
     add("--registered-model", default="nyc-taxi-duration", metavar="NAME", help="registered model")
@@ -369,19 +388,23 @@ def _duration_s(text: str) -> float:
     return total
 
 
-def _absolute(tracking_uri: str) -> str:
-    """Return the URI with an absolute path, so that every process opens the same file."""
-    scheme, separator, path = tracking_uri.partition(":///")
+def tracking_uri(given: str | None) -> str:
+    """Return the URI with an absolute path, so that every process opens the same file.
+
+    :raises InputError: it names no file, or has no scheme.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme, separator, path = uri.partition(":///")
     if scheme == "sqlite" and separator:
         if not path:
             raise InputError("--tracking-uri sqlite:///: names no file; write sqlite:///mlflow.db")
-        return tracking_uri if path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", tracking_uri):
+        return uri if path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
         raise InputError(
-            f"--tracking-uri {tracking_uri!r}: no scheme; "
+            f"--tracking-uri {uri!r}: no scheme; "
             "write sqlite:///FILE for a file, or http://HOST:PORT for a server"
         )
-    return tracking_uri
+    return uri
 
 
 def _made_up_name(trainable: str) -> str:

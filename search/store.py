@@ -133,14 +133,7 @@ class Store:
         :raises InputError: the store cannot be reached in time, refuses, or the experiment
             was deleted, or is not there and is not to be made.
         """
-        # The client would try an absent server for minutes, and a POST whose answer was lost
-        # would make a second run: who may wait, here, knows what to look for first.
-        os.environ[CLIENT_RETRIES] = "0"
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        # the client would read each run that it ends, to print where it is
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-        uri, credentials = credentials_apart(uri)
-        os.environ.update(credentials)
+        uri = _client_prepared(uri)
         patience_s = CREATE_TIMEOUT_S if uri.startswith("sqlite:") else CONNECT_TIMEOUT_S
         return cls(uri, within(patience_s, lambda: _reached(uri, experiment_name, create), uri))
 
@@ -333,6 +326,28 @@ def now_ms() -> int:
 def first_line(error: Exception) -> str:
     """Return what an error says, on one line of at most 300 characters, without credentials."""
     return scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+
+
+def see_answers(uri: str) -> None:
+    """See that the store answers, and knows us; make nothing.
+
+    :raises InputError: it cannot be reached in time, or refuses.
+    """
+    uri = _client_prepared(uri)
+    within(CONNECT_TIMEOUT_S, lambda: MlflowClient(uri).search_experiments(max_results=1), uri)
+
+
+def _client_prepared(uri: str) -> str:
+    """Set how MLflow's client asks; return the URI without credentials: it has them elsewhere."""
+    # The client would try an absent server for minutes, and a POST whose answer was lost
+    # would make a second run: who may wait, here, knows what to look for first.
+    os.environ[CLIENT_RETRIES] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # the client would read each run that it ends, to print where it is
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    uri, credentials = credentials_apart(uri)
+    os.environ.update(credentials)
+    return uri
 
 
 def _reached(uri: str, name: str, create: bool) -> str:

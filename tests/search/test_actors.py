@@ -7,6 +7,7 @@ import importlib
 import pytest
 
 from search.actors import kept
+from search.nodes import Node, Nodes
 from search.trial import Worker
 
 CONTROLLER = importlib.import_module("ray.tune.tune")
@@ -17,24 +18,30 @@ def names() -> tuple[object, ...]:
     return CONTROLLER.TuneController, TRIAL.validate_trainable, TRIAL.get_trainable_cls
 
 
-def fail_inside(before: tuple[object, ...]) -> None:
-    with kept(Worker, data=None, job=None):
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    monkeypatch.setattr("search.nodes.alive", lambda: [Node("a", "10.0.0.1", 2)])
+    return Nodes(1, None, grows=False)
+
+
+def fail_inside(nodes: Nodes, before: tuple[object, ...]) -> None:
+    with kept(Worker, nodes, data=None, job=None):
         assert not set(names()) & set(before)
         raise ValueError("bad luck")
 
 
-def test_tune_is_as_it_was_afterwards() -> None:
+def test_tune_is_as_it_was_afterwards(nodes: Nodes) -> None:
     """Whatever else uses Tune in this process finds Ray's own, also after an error."""
     before = names()
     with pytest.raises(ValueError, match="bad luck"):
-        fail_inside(before)
+        fail_inside(nodes, before)
     assert names() == before
 
 
-def test_overrides_what_is_there() -> None:
+def test_overrides_what_is_there(nodes: Nodes) -> None:
     """A method that Ray renames would be an addition of ours that nobody calls."""
     stock = CONTROLLER.TuneController
-    with kept(Worker, data=None, job=None):
+    with kept(Worker, nodes, data=None, job=None):
         ours = CONTROLLER.TuneController
     added = {name for name in vars(ours) if not name.startswith("__") and not hasattr(stock, name)}
     assert added == {"_give", "_ask"}

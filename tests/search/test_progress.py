@@ -39,6 +39,12 @@ class TestLine:
             "5 of 10 trials done, 2 running, 1 failed, best RMSE 6.5123, about 60 s left"
         )
 
+    @pytest.mark.parametrize(("workers", "words"), [(0, "0 workers"), (1, "1 worker")])
+    def test_says_how_many_workers_there_are(self, workers: int, words: str) -> None:
+        """Who lost nodes sees it."""
+        line = State(0, 10, 0, 0, None, 5.0, workers=workers).line()
+        assert line == f"0 of 10 trials done, 0 running on {words}"
+
     def test_at_the_end(self) -> None:
         """When all is done no time is left to be told."""
         assert "left" not in State(10, 10, 0, 0, 6.5, 60.0).line()

@@ -1,0 +1,103 @@
+"""A Ray cluster of several nodes on this machine, in a process of its own.
+
+Run as a program it makes the nodes that lines on its stdin ask for: ``add CPUS [PYTHONPATH]``,
+``remove`` (the oldest, with no word of goodbye), and answers each with a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from command import MARK, REPOSITORY, kill_all
+
+HERE = Path(__file__)
+# a node that is gone is missed after three seconds, not after a minute
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+class Nodes:
+    """A cluster; its head has no CPUs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.address = self._answer()
+
+    def add(self, cpus: int, code: Path = REPOSITORY) -> None:
+        """Add a node whose workers find the packages in the folder ``code``."""
+        self._ask(f"add {cpus} {code}")
+
+    def remove(self) -> None:
+        """Kill the oldest node."""
+        self._ask("remove")
+
+    def _ask(self, line: str) -> None:
+        assert self._process.stdin is not None
+        print(line, file=self._process.stdin, flush=True)
+        assert self._answer() == "done"
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("> "):
+                return line.removeprefix("> ").strip()
+        raise AssertionError("the cluster has ended")
+
+
+@contextlib.contextmanager
+def several_nodes() -> Iterator[Nodes]:
+    """Start a cluster; whatever is left of it is killed at the end."""
+    mark = uuid.uuid4().hex
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    path = f"{REPOSITORY}{os.pathsep}{HERE.parent}"
+    # a short name: Ray's sockets are below it
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE)],
+            env={**kept, **HEALTH, MARK: mark, "RAY_TMPDIR": folder, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield Nodes(process)
+        finally:
+            kill_all(mark)
+            process.communicate(timeout=30)
+
+
+def serve() -> None:
+    """Make the nodes that stdin asks for."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    nodes = []
+    print(f"> {cluster.address}", flush=True)
+    for line in sys.stdin:
+        match line.split():
+            case ["add", cpus, code]:
+                path = os.pathsep.join([code, str(HERE.parent)])
+                node = cluster.add_node(num_cpus=int(cpus), env_vars={"PYTHONPATH": path})
+                nodes.append(node)
+            case ["remove"]:
+                cluster.remove_node(nodes.pop(0), allow_graceful=False)
+        print("> done", flush=True)
+
+
+if __name__ == "__main__":
+    serve()

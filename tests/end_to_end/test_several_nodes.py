@@ -1,0 +1,129 @@
+"""Nodes leave and join while a search runs, on a real Ray cluster of several nodes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import REPOSITORY, Command, Ended, search, wait_until
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from several_nodes import several_nodes
+
+pytestmark = pytest.mark.slow
+
+TRIALS = 12
+SLEEPER = ["--trainable", "benchmarks.toys:SLEEPER", "--scheduler", "none"]
+SAMPLE = ["--train-data", "sample", "--valid-data", "sample"]
+
+NewStore = Callable[[Path], str]
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> tuple[Ended, str]:
+    """A search that begins before there is a worker, loses a node and gains two; its store."""
+    folder = tmp_path_factory.mktemp("moved")
+    uri = new_store(folder)
+    with several_nodes() as nodes:
+        options = [*SLEEPER, *SAMPLE, "--num-samples", str(TRIALS), "--name", "moved", "--json"]
+        with search([*options, "--address", nodes.address], folder) as command:
+            wait_until(lambda: "waiting for one to join" in command.stderr, 60, "a word")
+            nodes.add(1)
+            nodes.add(1)
+            wait_until(lambda: busy(uri) == 2 and done(uri) >= 2, 60, "both nodes at work")
+            nodes.remove()
+            wait_until(lambda: "is gone" in command.stderr, 60, "the loss noticed")
+            nodes.add(2)
+            wait_until(lambda: busy(uri) == 3, 60, "the new node at work")
+            return command.ended(120), uri
+
+
+def test_all_trials_finish_once(moved: tuple[Ended, str]) -> None:
+    ended, uri = moved
+    assert ended.code == 0, ended.stderr
+    runs = trials(uri)
+    assert Counter(run.data.tags["search.trial_id"] for run in runs) == Counter(
+        f"{number:04d}" for number in range(1, TRIALS + 1)
+    )
+    assert {run.data.tags["search.status"] for run in runs} == {"finished"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert json.loads(ended.stdout)["trials"]["finished"] == TRIALS
+
+
+def test_a_trial_of_the_lost_node_runs_again_in_its_own_run(moved: tuple[Ended, str]) -> None:
+    """Each trial sleeps a second: one that took two, at least, was begun twice."""
+    _, uri = moved
+    took_s = [(run.info.end_time - run.info.start_time) / 1000 for run in trials(uri)]
+    assert sum(seconds > 1.9 for seconds in took_s) >= 1
+
+
+def test_it_says_who_comes_and_goes(moved: tuple[Ended, str]) -> None:
+    ended, _ = moved
+    said = [line for line in ended.said if line.startswith("node ")]
+    assert [re.sub(r"node \S+ ", "", line) for line in said] == [
+        "has joined; room for 1 trial at once",
+        "has joined; room for 2 trials at once",
+        "is gone; room for 1 trial at once",
+        "has joined; room for 3 trials at once",
+    ]
+
+
+def test_a_node_with_other_code_is_told_before_the_first_trial(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    """One table says what differs and what to do; alone it can be had from search.doctor."""
+    other = tmp_path / "other"
+    for package in ("search", "trainables"):
+        shutil.copytree(REPOSITORY / package, other / package)
+    with (other / "trainables" / "linear.py").open("a") as code:
+        code.write("\n# another version\n")
+    uri = new_store(tmp_path)
+    with several_nodes() as nodes:
+        nodes.add(1)
+        looked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
+        assert looked.returncode == 0, looked.stderr
+        assert "same" in looked.stdout
+        nodes.add(1, other)
+        looked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
+        assert looked.returncode == 1, looked.stderr
+        header, *rows = looked.stdout.splitlines()
+        assert header.split()[:3] == ["node", "CPUs", "Python"]
+        assert sum("differs" in row for row in rows) == 1
+        assert sum("other code" in row and "--working-dir" in row for row in rows) == 1
+        options = [*SLEEPER, *SAMPLE, "--num-samples", "2", "--address", nodes.address]
+        with search(options, tmp_path) as command:
+            refused = command.ended(90)
+    assert refused.code == 2
+    assert "mend these nodes" in refused.said[-1]
+    assert "Traceback" not in refused.stderr
+    assert trials(uri) == []
+
+
+def doctor(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "search.doctor", *options]
+    with Command(argv, folder, {"PYTHONPATH": str(REPOSITORY)}) as command:
+        ended = command.ended(90)
+    return subprocess.CompletedProcess(argv, ended.code, ended.stdout, ended.stderr)
+
+
+def trials(uri: str) -> list[Run]:
+    client = MlflowClient(uri)
+    experiments: list[Any] = list(client.search_experiments())
+    wanted = "tags.`search.role` = 'trial'"
+    return list(client.search_runs([each.experiment_id for each in experiments], wanted))
+
+
+def busy(uri: str) -> int:
+    return sum(run.info.status == "RUNNING" for run in trials(uri))
+
+
+def done(uri: str) -> int:
+    return sum(run.info.status == "FINISHED" for run in trials(uri))
