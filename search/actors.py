@@ -14,9 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from search.nodes import Nodes
+from search.trial import Deaf
 
-# A trial that has lost so many nodes is what ends them. Spot markets take fewer.
-NODE_LOSSES = 10
+# A trial that has lost more nodes than this is what ends them; spot markets take fewer.
+EXCUSED = 10
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def _controller(stock: Any, worker: type, nodes: Nodes, kwargs: dict[str, Any]) 
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            self._nodes_lost: Counter[str] = Counter()  # by trial
+            self._excused: Counter[str] = Counter()  # by trial
 
         def on_step_end(self) -> None:
             super().on_step_end()
@@ -72,11 +73,11 @@ def _controller(stock: Any, worker: type, nodes: Nodes, kwargs: dict[str, Any]) 
                     break
 
         def _process_trial_failure(self, trial: Any, exception: Any) -> None:
-            """Count no loss of a node as the trial's failure."""
-            if _lost_with_its_node(exception):
-                self._nodes_lost[trial.trial_id] += 1
-                # Ray's own word for a node that was taken away
-                exception._preempted = self._nodes_lost[trial.trial_id] <= NODE_LOSSES
+            """Count neither the loss of a node nor another trial's fit as this one's failure."""
+            if _no_fault_of_the_trial(exception):
+                self._excused[trial.trial_id] += 1
+                if self._excused[trial.trial_id] <= EXCUSED:
+                    trial.run_metadata.num_failures -= 1  # what is counted next
             super()._process_trial_failure(trial, exception)
 
         def _schedule_trial_actor(self, trial: Any) -> None:
@@ -146,8 +147,11 @@ def _controller(stock: Any, worker: type, nodes: Nodes, kwargs: dict[str, Any]) 
     return Controller
 
 
-def _lost_with_its_node(error: Any) -> bool:
-    """Tell whether an actor ended because its node did; Ray says so in words only."""
+def _no_fault_of_the_trial(error: Any) -> bool:
+    """Tell whether a worker was lost with its node, or still busy with an earlier trial's fit."""
     import ray
 
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return isinstance(error.cause, Deaf)
+    # Ray says so in words only
     return isinstance(error, ray.exceptions.RayActorError) and "node has died" in str(error)

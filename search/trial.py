@@ -122,12 +122,12 @@ class _Fit:
     def end(self) -> None:
         """End it where it stands.
 
-        :raises TimeoutError: the trainable does not end; it needs a process of its own.
+        :raises Deaf: the trainable does not end; the next trial needs another process.
         """
         self._goes_on.put(False)
         self._thread.join(END_S)
         if self._thread.is_alive():
-            raise TimeoutError(f"a fit did not end within {END_S:.0f} s of its trial's end")
+            raise Deaf(f"a fit did not end within {END_S:.0f} s of its trial's end")
 
     def _report_all(self) -> None:
         try:
@@ -160,17 +160,18 @@ def run_trial(
         reported = len(curve)
         hand_over({**news, "fit_seconds": time.perf_counter() - started, **more})
 
-    curve: Curve = []
+    curve: Curve = []  # what a failure later on leaves of it
 
     def at_rung(so_far: Curve) -> None:
-        nonlocal curve
-        curve = so_far  # what a failure later on leaves of it
-        if len(so_far) in job.rungs:
-            report(so_far, **_score(so_far))
+        # numpy's numbers are no JSON, and what is no number is the trainable's failure
+        curve.extend(float(score) for score in so_far[len(curve) :])
+        if len(curve) in job.rungs:
+            report(curve, **_score(curve))
 
     try:
         trainable = trainables.get(job.trainable)
-        curve = list(trainable.train(config["params"], data.fetched(), job.settings, at_rung))
+        returned = trainable.train(config["params"], data.fetched(), job.settings, at_rung)
+        curve[:] = [float(score) for score in returned]
         outcome: dict[str, Any] = _score(curve)
         if not outcome:
             outcome = {"failure": f"no finite score in {len(curve)} rounds", "traceback": ""}
@@ -197,6 +198,10 @@ def checked(rows: int) -> slice:
 
 class EndedAtRung(BaseException):
     """Raised out of a report to end the trial: no failure, and no business of a trainable's."""
+
+
+class Deaf(Exception):
+    """A fit goes on after its trial's end: its worker is of no use any more, no other's fault."""
 
 
 def _score(curve: Curve) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from scipy.sparse import csr_matrix
 
 import trainables
 from search import trial
-from search.trial import EndedAtRung, Job, Shared, Worker, run_trial
+from search.trial import Deaf, EndedAtRung, Job, Shared, Worker, run_trial
 from trainables.base import Curve, OnRound
 from trainables.dataset import Dataset, Rows
 
@@ -115,6 +118,17 @@ def test_fit_seconds_grow(run: Run) -> None:
     assert 0.0 <= seconds[0] <= seconds[1] <= seconds[2] < 10.0
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.array, Decimal, Fraction])
+def test_numbers_of_any_kind_are_reported_as_json_has_them(
+    run: Run, kind: Callable[[float], Any]
+) -> None:
+    """A trainable's scores are what its library makes: numpy's numbers, an array of one."""
+    found = run(Scripted([kind(score) for score in FALLING]))
+    assert [report["rmse"] for report in found] == [8.0, 5.0, 5.0]
+    said = json.loads(json.dumps(found))
+    assert [score for report in said for score in report["curve"]] == FALLING
+
+
 def test_model_without_rounds_reports_once(run: Run) -> None:
     """One score is one report."""
     (only,) = run(Scripted([7.5]))
@@ -182,6 +196,13 @@ class TestFailure:
         last = run(Scripted(curve))[-1]
         assert f"no finite score in {len(curve)} rounds" in last["failure"]
         assert "rmse" not in last
+
+    def test_what_is_no_number_is_one(self, run: Run) -> None:
+        """What came before it is kept."""
+        curve: Any = [9.0, 8.0, 7.0, "low", 6.0, 5.0]
+        found = run(Scripted(curve))
+        assert "low" in found[-1]["failure"]
+        assert [score for report in found for score in report["curve"]] == [9.0, 8.0, 7.0]
 
     def test_nan_among_scores_is_not_the_best(self, run: Run) -> None:
         """The best round is the lowest that is a number."""
@@ -283,16 +304,16 @@ class TestWorker:
         monkeypatch.setattr(trial, "END_S", 0.1)
         released = threading.Event()
 
-        class Deaf(Scripted):
+        class Stubborn(Scripted):
             def train(self, params: Any, data: Any, settings: Any, on_round: OnRound) -> Curve:
                 with contextlib.suppress(BaseException):
                     on_round(self.curve[:2])
                 released.wait(30)
                 return self.curve
 
-        fits.append(Deaf(FALLING))
+        fits.append(Stubborn(FALLING))
         worker.begin(CONFIG)
-        with pytest.raises(TimeoutError, match="did not end"):
+        with pytest.raises(Deaf, match="did not end"):
             worker.stop()
         released.set()
 
