@@ -14,6 +14,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from search import doctor, engine, months, provenance, resume, trips
+from search.beforehand import beforehand
 from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.facts import Facts, facts
 from search.journal import Journal
@@ -67,6 +68,8 @@ def _conducted(
     plan = planned(asked if search is None else resumed(asked, search.options or {}))
     settings = plan.settings
     cluster = engine.Cluster(settings.address, folder)
+    on_this_machine = settings.address == "local"
+    ready = stack.enter_context(beforehand(plan.made_once if on_this_machine else None))
     located = months.locate(
         *(settings.train_data, settings.valid_data, settings.test_data),
         *(settings.data_dir, tell),
@@ -92,6 +95,7 @@ def _conducted(
     if search is not None:
         stack.enter_context(cluster)
     cluster.join()
+    ready()
     stop.listen()
     nodes = _nodes(settings, tell)
     shared = engine.share(prepared.dataset)

@@ -32,6 +32,13 @@ class Plan:
         """How many trials: one where nothing is left to search."""
         return self.settings.num_samples if self.space.labels else 1
 
+    @property
+    def made_once(self) -> str | None:
+        """The module that does what the first fit on a machine would wait for, if one is to run."""
+        made_once = getattr(self.trainable, "made_once", None)
+        module: str | None = made_once(self.job.settings) if made_once else None
+        return module
+
     def options(self) -> dict[str, Any]:
         """Return the options of the search, as params of its parent run."""
         kept = {name: value for name, value in self.job.settings.items() if name != "threads"}

@@ -47,6 +47,9 @@ class Trainable(Protocol):
     def rounds(self, settings: Settings) -> int | None:
         """Return the most rounds a fit may take; nothing where there are no rounds."""
 
+    # May have `made_once(settings) -> str | None` beside: a module to run on a machine before its
+    # first fit, which would do the same and be waited for.
+
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
         """Fit on ``data.train``, score on ``data.valid`` after each round; return the curve."""
 

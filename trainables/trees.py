@@ -19,6 +19,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def coded(data: Dataset) -> Coded | None:
     compiled or loaded here.
     """
     codes = columns.leading_codes(data)
-    if not codes or not xgboost.__version__.startswith(KNOWN_RELEASE) or not _compiles():
+    if not codes or not xgboost.__version__.startswith(KNOWN_RELEASE) or not compiles():
         return None
     dense = columns.codes_and_rest(data.train.features, codes)[:, 1:]
     asked = dense if dense.shape[1] else np.zeros((len(dense), 1), dtype=np.float32)
@@ -114,7 +115,14 @@ def coded(data: Dataset) -> Coded | None:
     )
 
 
-def _compiles() -> bool:
+def is_compiled() -> bool:
+    """Tell, without numba, whether what it makes of the kernel is kept beside the source."""
+    source = Path(__file__).with_name("growth.py")
+    kept = (source.parent / "__pycache__").glob("growth.*.nbi")
+    return any(each.stat().st_mtime > source.stat().st_mtime for each in kept)
+
+
+def compiles() -> bool:
     """Tell whether trees can be grown here, by growing one of two rows."""
     rows = np.zeros(2, dtype=np.int32), np.zeros((1, 2), dtype=np.int16)
     part = Part(*rows, np.zeros(2, dtype=np.float32), np.arange(2, dtype=np.int32))
@@ -212,3 +220,9 @@ def _tree(nodes: int) -> Tree:
 
     kinds = (*[np.int32] * 4, np.float32, np.uint8, *[np.float32] * 3)
     return Tree._make(np.zeros(nodes, dtype=kind) for kind in kinds)
+
+
+if __name__ == "__main__":
+    from trainables.trees import compiles as make_and_keep  # by the name under which it is used
+
+    make_and_keep()

@@ -51,6 +51,11 @@ class XGBoost:
         """Return the cap on boosting rounds."""
         return int(settings["num_boost_round"])
 
+    def made_once(self, settings: Settings) -> str | None:
+        """Return the module that compiles what grows the trees, where that is still to do."""
+        grows = settings["tree_method"] == "hist"
+        return "trainables.trees" if grows and not trees.is_compiled() else None
+
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
         """Boost until the cap, or until ``early_stopping_rounds`` brought nothing better."""
         rounds, patience = self.rounds(settings), int(settings["early_stopping_rounds"])
