@@ -60,4 +60,11 @@ class Sleeper(Trivial):
     seconds = 1.0
 
 
-TRIVIAL, SLEEPER = Trivial(), Sleeper()
+class Blink(Trivial):
+    """The same, shorter than a worker takes to start."""
+
+    name = "blink"
+    seconds = 0.3
+
+
+TRIVIAL, SLEEPER, BLINK = Trivial(), Sleeper(), Blink()

@@ -316,7 +316,11 @@ def _parser() -> argparse.ArgumentParser:
         "cluster that grows on demand is asked for as many",
     )
     add(
-        "--cpus-per-trial", type=_at_least_one, default=1, metavar="N", help="threads of each trial"
+        "--cpus-per-trial",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="CPUs of each trial, and threads of its fit; xgboost's `hist` on categories uses one",
     )
     add(
         "--address",

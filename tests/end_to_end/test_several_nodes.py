@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 TRIALS = 12
 SLEEPER = ["--trainable", "benchmarks.toys:SLEEPER", "--scheduler", "none"]
+BLINK = ["--trainable", "benchmarks.toys:BLINK", "--scheduler", "none"]
 SAMPLE = ["--train-data", "sample", "--valid-data", "sample"]
 
 NewStore = Callable[[Path], str]
@@ -74,6 +75,23 @@ def test_it_says_who_comes_and_goes(moved: tuple[Ended, str]) -> None:
         "is gone; room for 1 trial at once",
         "has joined; room for 3 trials at once",
     ]
+
+
+def test_all_slots_get_busy_with_trials_shorter_than_a_start(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    """Each slot gets its worker, and no trial that ends early takes one's place in the queue."""
+    uri = new_store(tmp_path)
+    with several_nodes() as nodes:
+        nodes.add(2)
+        nodes.add(2)
+        options = [*BLINK, *SAMPLE, "--num-samples", "60", "--address", nodes.address]
+        with search(options, tmp_path) as command:
+            ended = command.ended(120)
+    assert ended.code == 0, ended.stderr
+    spans = [(run.info.start_time, run.info.end_time) for run in trials(uri)]
+    at_once = [sum(start <= at < end for start, end in spans) for at, _ in spans]
+    assert max(at_once) == 4
 
 
 def test_a_node_with_other_code_is_told_before_the_first_trial(
