@@ -29,16 +29,15 @@ from search.report import Report, counted, end_lines, nothing_finished_line, tri
 from search.resume import Before
 from search.searcher import Past, Proposal, TPESearch, trial_id
 from search.sender import Sender
-from search.server import unusable
 from search.settings import Settings, resumed
 from search.stopping import Stop
-from search.store import SUPERSEDED, Score, Store, first_line, now_ms, within
+from search.store import CONNECT_TIMEOUT_S, SUPERSEDED, Score, Store, now_ms, refusal, within
 from search.tracker import TrialTracker
 from search.trial import SCORE, Shared
 from search.trips import Prepared
 from search.writer import TrialRuns, Writer
 
-READ_BACK_S = 15.0  # for the tracking server's first answers
+READ_BACK_S = 15.0  # for a tracking server that is away when it is asked first
 
 
 def conduct(asked: Settings, folder: Path, tell: Teller, stop: Stop, clock: Clock) -> Report:
@@ -87,7 +86,7 @@ def _conducted(
     try:
         done, told = _known(store.patient(tell.say, READ_BACK_S), plan, search, said, tell)
     except MlflowException as error:
-        raise unusable(store.uri, first_line(error)) from error
+        raise refusal(store.uri, error) from error
     patient = store.patient(tell.say)
     if search is not None and search.status == "FINISHED" and _is_whole(done, plan):
         tell.say(f"search {settings.name!r} is complete: nothing is left to do")
@@ -151,14 +150,18 @@ def _say_differences(examined: doctor.Examined, tell: Teller) -> None:
 def _new(asked: Settings) -> Store:
     """Reach the store of a new search, and see that its name is free."""
     store = Store.connect(asked.tracking_uri, asked.experiment_name)
-    within(READ_BACK_S, lambda: see_name_is_free(store, asked), asked.tracking_uri)
+    patient = store.patient(lambda _: None, READ_BACK_S)
+    within(CONNECT_TIMEOUT_S, lambda: see_name_is_free(patient, asked), asked.tracking_uri)
     return store
 
 
 def _found(asked: Settings) -> tuple[Store, LoggedSearch]:
     """Reach the store of a search that is to be gone on with, and find it there."""
     store = Store.connect(asked.tracking_uri, asked.experiment_name, create=False)
-    search = within(READ_BACK_S, lambda: resume.found(store, asked.name), asked.tracking_uri)
+    patient = store.patient(lambda _: None, READ_BACK_S)
+    search = within(
+        CONNECT_TIMEOUT_S, lambda: resume.found(patient, asked.name), asked.tracking_uri
+    )
     return store, search
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -27,8 +27,10 @@ from search.store import (
     Store,
     Unwritable,
     first_line,
+    is_outage,
     long_tag,
     now_ms,
+    refusal,
 )
 
 
@@ -64,7 +66,7 @@ def driven(
             see_name_is_free(store, settings)
             tags = {**said.tags, **provenance.machine(), **claim, ROLE: "search"}
             with stop.unbroken():
-                run_id = store.create(settings.name, tags, now_ms())
+                run_id = _created(store, settings.name, tags)
                 stack.enter_context(store.closing(run_id, stop.unbroken))
             journal = stack.enter_context(Journal(_journal(settings.state_dir, run_id)))
         else:
@@ -87,6 +89,16 @@ def driven(
         stack.enter_context(Heartbeat(driver, beat, lost))
         _describe(store, run_id, plan, said)
         yield run_id, journal
+
+
+def _created(store: Store, name: str, tags: Mapping[str, str]) -> str:
+    """Make the parent run; a server that lets us read but not write says so here."""
+    try:
+        return store.create(name, tags, now_ms())
+    except MlflowException as error:
+        if is_outage(error):
+            raise
+        raise refusal(store.uri, error) from error
 
 
 def _journal(state_dir: Path, run_id: str) -> Path:

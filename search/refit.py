@@ -17,7 +17,7 @@ from search.ledger import LoggedRefit
 from search.notes import Outcome
 from search.plan import Plan
 from search.progress import Teller
-from search.registry import Registered, Registry
+from search.registry import DIGEST, Registered, Registry
 from search.score import Scoring
 from search.stopping import Stop
 from search.store import PARENT, ROLE, Score, Store, first_line, now_ms
@@ -88,7 +88,6 @@ class RefitJob:
         self.store.score(run_id, scores)
         registry = Registry(self.store, self.plan.settings.registered_model)
         registered = self._registered(registry, logged.raw_trips_uri, run_id, score)
-        registry.set_alias(registered)
         self.store.describe(run_id, tags=registered.tags())
         return LoggedRefit(
             run_id=run_id,
@@ -132,5 +131,5 @@ class RefitJob:
             *(model_uri, run_id, score),
             *(self.prepared.valid.frame, self.prepared.valid.minutes),
             made_up_data=self.facts.origin == "sample",
-            tags={"search": self.plan.settings.name, "data.digest": self.facts.data.digest},
+            tags={"search": self.plan.settings.name, DIGEST: self.facts.data.digest},
         )

@@ -1,11 +1,18 @@
-"""Versions of the registered model, and which of them is the champion."""
+"""Versions of the registered model, and which of them is the champion.
+
+MLflow has no compare-and-swap, and several searches may end at once. What it has is a number
+for each version, given to one after the other: they are compared in that order.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from search.score import Scoring
@@ -14,6 +21,13 @@ from trainables.base import rmse
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+
+DIGEST = "data.digest"  # tag of a version: of the rows it was trained and scored on
+STANDING = "search.standing"  # tag of a version: the reason of its alias, or one of these
+WAITING = "not compared yet"
+GIVEN_UP = "not compared: the search that made it did not go on"
+TURN_S = 120.0  # for a version that is being compared; what is measured takes seconds
+LOOK_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Registered:
         return {
             "search.version": self.version,
             "search.alias": self.standing.alias,
-            "search.standing": self.standing.reason,
+            STANDING: self.standing.reason,
         }
 
 
@@ -74,64 +88,88 @@ class Registry:
         made_up_data: bool,
         tags: Mapping[str, str],
     ) -> Registered:
-        """Register a logged model, and compare it with the champion; its alias is still to set.
+        """Register a logged model, compare it with the champion, give it the alias it has earned.
 
         ``score`` is its RMSE on ``trips`` (DataFrame [rows]) with ``minutes`` [rows].
         """
-        champion = self._champion()
-        decided = self._standing(champion, score, trips, minutes, made_up_data)
-        version = self._create(model_uri, run_id, {**tags, "search.standing": decided.reason})
-        while (now := self._champion()) != champion:
-            # another search has crowned its own meanwhile
-            champion = now
-            decided = self._standing(champion, score, trips, minutes, made_up_data)
+        version = self._create(model_uri, run_id, {**tags, STANDING: WAITING})
+        self._wait_for_turn(int(version))
+        if made_up_data or (champion := self._champion()) is None:
+            decided = standing(score, None, made_up_data=made_up_data)
+        else:
+            decided = self._compared(score, champion, tags.get(DIGEST), trips, minutes)
+        self._set_alias(decided.alias, version)
+        self._set_standing(version, decided.reason)  # the turn of the next
         return Registered(version, decided)
 
-    def set_alias(self, registered: Registered) -> None:
-        """Give a version the alias it has earned."""
-        alias = registered.standing.alias
+    def _wait_for_turn(self, version: int) -> None:
+        """Wait until every version before this one has its alias.
+
+        One that makes no progress belongs to a search that was killed, and is given up.
+        """
+        before: list[int] = []
+        since = time.monotonic()
+        while waiting := self._waiting_before(version):
+            if waiting != before:
+                before, since = waiting, time.monotonic()
+            elif time.monotonic() - since > TURN_S:
+                self._set_standing(str(waiting[0]), GIVEN_UP)
+            time.sleep(LOOK_AGAIN_S)
+
+    def _waiting_before(self, version: int) -> list[int]:
+        wanted = f"tags.`{STANDING}` = '{WAITING}'"
+        found = self._store.ask(lambda: self._client.search_model_versions(wanted))
+        # compared here: a name with a quote in it cannot be written in MLflow's filters
+        numbers = (int(each.version) for each in found if each.name == self._name)
+        return sorted(number for number in numbers if number < version)
+
+    def _set_alias(self, alias: str, version: str) -> None:
+        self._store.ask(lambda: self._client.set_registered_model_alias(self._name, alias, version))
+
+    def _set_standing(self, version: str, reason: str) -> None:
         self._store.ask(
-            lambda: self._client.set_registered_model_alias(self._name, alias, registered.version)
+            lambda: self._client.set_model_version_tag(self._name, version, STANDING, reason)
         )
 
-    def _standing(
-        self, champion: str | None, score: float, trips: Any, minutes: Any, made_up_data: bool
+    def _compared(
+        self, score: float, champion: ModelVersion, digest: str | None, trips: Any, minutes: Any
     ) -> Standing:
-        if champion is None or made_up_data:
-            return standing(score, None, made_up_data=made_up_data)
-        if not self._is_ours(champion):
-            return Standing(CHALLENGER, f"champion {champion} was not made by a search, not loaded")
+        number = champion.version
+        refit = self._refit_of(champion)
+        if refit is None:
+            return Standing(CHALLENGER, f"champion {number} was not made by a search, not loaded")
+        if digest is not None and champion.tags.get(DIGEST) == digest:
+            return standing(score, refit.data.metrics["rmse"], made_up_data=False)
         try:
-            uri = f"models:/{self._name}/{champion}"
             with Scoring(trips, self._store.uri) as scoring:
-                answer = scoring.predictions(uri)
+                answer = scoring.predictions(f"models:/{self._name}/{number}")
             return standing(score, rmse(answer, minutes), made_up_data=False)
         except (RuntimeError, ValueError) as error:
-            return Standing(CHALLENGER, f"champion {champion} could not be scored: {error}"[:500])
+            return Standing(CHALLENGER, f"champion {number} could not be scored: {error}"[:500])
 
-    def _champion(self) -> str | None:
-        """Return the champion's version, if there is one."""
+    def _champion(self) -> ModelVersion | None:
+        """Return the champion, if there is one."""
         try:
-            found = self._store.ask(
+            return self._store.ask(
                 lambda: self._client.get_model_version_by_alias(self._name, CHAMPION)
             )
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None  # no such model yet, or no such alias
             raise
-        return str(found.version)
 
-    def _is_ours(self, version: str) -> bool:
-        """Tell whether a refit of ours logged the version: only then is it loaded at all."""
-        run_id = self._store.ask(lambda: self._client.get_model_version(self._name, version)).run_id
+    def _refit_of(self, version: ModelVersion) -> Run | None:
+        """Return the refit that logged the version; nothing where none of ours did."""
+        run_id = version.run_id
         if not run_id:
-            return False
+            return None
         try:
-            return self._store.tags(run_id).get(ROLE) == "refit"
+            run = self._store.ask(lambda: self._client.get_run(run_id))
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
+                return None
             raise
+        return run if run.data.tags.get(ROLE) == "refit" else None
 
     def _create(self, model_uri: str, run_id: str, tags: Mapping[str, str]) -> str:
         try:

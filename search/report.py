@@ -69,7 +69,7 @@ def end_lines(report: Report, settings: Settings, reason: str) -> Iterator[str]:
     yield f"took:  {duration(report.seconds['total'])}"
     uri = without_credentials(settings.tracking_uri)
     local = f"mlflow ui --backend-store-uri {uri}"
-    yield f"look:  {local if uri.startswith('sqlite:') else uri}"
+    yield f"look:  {uri if uri.startswith('http') else local}"
     target = f"models:/{settings.registered_model}@{refit['alias']}"
     yield f"serve: MLFLOW_TRACKING_URI={uri} mlflow models serve -m {target} --env-manager local"
 

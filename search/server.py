@@ -13,6 +13,15 @@ ANSWER_TIMEOUT_S = 6.0
 # where MLflow's client looks for credentials (its documentation, "Authentication")
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
+# what to do about a server's refusal, by its HTTP status
+HINTS = {
+    401: f"set {USER} and {PASSWORD} to a user and a password that it knows",
+    403: "whoever runs it grants what a search needs: docs/tracking-server.md",
+}
+
+# A database's user and password, as SQLAlchemy reads them: the password may hold any sign but @.
+DATABASE_USER = re.compile(r"^(?!https?:)([a-z0-9+.-]+://)[^:/@]*(:[^@]*)?@", re.IGNORECASE)
+
 
 def disable_telemetry() -> None:
     """Have MLflow tell its makers nothing of what is called; before its import, which begins it.
@@ -50,19 +59,21 @@ def check(tracking_uri: str) -> None:
         raise unusable(tracking_uri, said or type(reason).__name__) from error
 
 
-def unusable(tracking_uri: str, reason: str) -> InputError:
-    """Return the error that a server or store cannot be used."""
+def unusable(tracking_uri: str, reason: str, status: int | None = None) -> InputError:
+    """Return the error that a server or store cannot be used. ``status``: its answer in HTTP."""
     shown = without_credentials(tracking_uri)
-    hint = "is it running, and is --tracking-uri right?"
+    hint = HINTS.get(status or 0, "is it running, and is --tracking-uri right?")
     return InputError(f"tracking server {shown} cannot be used: {reason}; {hint}")
 
 
 def without_credentials(uri: str) -> str:
     """Return the URI as it may be shown and kept: no user's password, no signed query."""
+    uri = DATABASE_USER.sub(r"\1", uri)
     try:
         parts = urlsplit(uri)
-    except ValueError:  # no URI, as http://[::1
-        return re.sub(r"//[^/]*@", "//", uri)
+        _ = parts.port
+    except ValueError:  # no URI, as http://[::1 and http://bob:p/w@host
+        return re.sub(r"//.*@", "//", uri)
     if not parts.netloc:
         return uri
     query = "..." if parts.query else ""
@@ -85,7 +96,7 @@ def credentials_apart(uri: str) -> tuple[str, dict[str, str]]:
 
 def scrubbed(text: str) -> str:
     """Return a text with no user or password in any URI it names."""
-    return re.sub(r"://[^/\s@]*@", "://", text)
+    return re.sub(r"://[^\s@]*@", "://", text)
 
 
 def _timed_out(reason: object) -> bool:

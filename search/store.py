@@ -25,10 +25,15 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from search.errors import InputError, Interrupted, SearchError, TakenOver
-from search.server import credentials_apart, scrubbed, unusable
+from search.server import credentials_apart, scrubbed, unusable, without_credentials
 
-CONNECT_TIMEOUT_S = 12.0
+# For what a search asks first. That there is a server is known by then (search/server.py); where
+# many searches begin at once, all of it is slow.
+CONNECT_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 10  # later on, when others wait
+DATABASE_TIMEOUT_S = 12.0  # one that MLflow asks again and again by itself
 CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
+POSTGRESQL = ("postgresql:", "postgresql+")  # how its URIs begin
 PATIENCE_S = 120.0  # for a server that is away while nothing else can go on
 LAST_PATIENCE_S = 10.0  # for one that is away when the search leaves anyway
 RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # then the last, again and again
@@ -42,8 +47,11 @@ LONGEST_TAG = 8_000
 
 # sqlite's words for a migration that somebody else has done or is doing
 MADE_TWICE = ("already exists", "duplicate column name", "database is locked", "no such table")
+# what those searches take that set up one PostgreSQL database, one after the other: "search"
+SETTING_UP = int.from_bytes(b"search", "big")
 
 CLIENT_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+REQUEST_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 T = TypeVar("T")
 Unbroken = contextlib.AbstractContextManager[None]
@@ -134,8 +142,10 @@ class Store:
             was deleted, or is not there and is not to be made.
         """
         uri = _client_prepared(uri)
-        patience_s = CREATE_TIMEOUT_S if uri.startswith("sqlite:") else CONNECT_TIMEOUT_S
-        return cls(uri, within(patience_s, lambda: _reached(uri, experiment_name, create), uri))
+        with _requests_of(int(CONNECT_TIMEOUT_S)):
+            reached = within(_timeout_s(uri), lambda: _reached(uri, experiment_name, create), uri)
+        os.environ.setdefault(REQUEST_TIMEOUT, str(REQUEST_TIMEOUT_S))
+        return cls(uri, reached)
 
     def patient(self, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> Store:
         """Return the same store, for whom a server may be away for ``patience_s``."""
@@ -181,7 +191,18 @@ class Store:
             others = [each for each in batch if isinstance(each, RunTag)]
             self.ask(partial(self.client.log_batch, run_id, params=kept, tags=others))
         if data is not None:
-            self.ask(lambda: self.client.log_inputs(run_id, [data.logged()]))
+            self._describe_data(run_id, data)
+
+    def _describe_data(self, run_id: str, data: Data) -> None:
+        request = partial(self.client.log_inputs, run_id, [data.logged()])
+        try:
+            self.ask(request)
+        except MlflowException as error:
+            # Of two runs that are the first with these rows the second is refused: both make the
+            # data set, whose key is its name and digest. It is there when asked again.
+            if error.error_code != "BAD_REQUEST":
+                raise
+            self.ask(request)
 
     def score(
         self, run_id: str, scores: Sequence[Score], tags: Mapping[str, str] | None = None
@@ -217,8 +238,18 @@ class Store:
         self.ask(lambda: self.client.set_terminated(run_id, status, at_ms))
 
     def delete(self, run_id: str) -> None:
-        """Take the run out of sight; MLflow keeps it among the deleted."""
-        self.ask(lambda: self.client.delete_run(run_id))
+        """Take the run out of sight; MLflow keeps it among the deleted.
+
+        Who may write to somebody else's experiment may not delete there: such a run stays, but
+        no search's.
+        """
+        try:
+            self.ask(lambda: self.client.delete_run(run_id))
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            self.describe(run_id, tags={ROLE: "deleted"})
+            self.end(run_id, "KILLED", now_ms())
 
     @contextlib.contextmanager
     def closing(self, run_id: str, unbroken: Callable[[], Unbroken]) -> Iterator[None]:
@@ -293,6 +324,19 @@ def client_retries() -> Iterator[None]:
         os.environ[CLIENT_RETRIES] = "0"
 
 
+@contextlib.contextmanager
+def _requests_of(seconds: int) -> Iterator[None]:
+    """Give each request so long while inside, where the user has not said how long."""
+    if REQUEST_TIMEOUT in os.environ:
+        yield
+        return
+    os.environ[REQUEST_TIMEOUT] = str(seconds)
+    try:
+        yield
+    finally:
+        del os.environ[REQUEST_TIMEOUT]
+
+
 def is_outage(error: Exception) -> bool:
     """Tell whether the same request may be taken later."""
     if not isinstance(error, MlflowException):
@@ -334,7 +378,8 @@ def see_answers(uri: str) -> None:
     :raises InputError: it cannot be reached in time, or refuses.
     """
     uri = _client_prepared(uri)
-    within(CONNECT_TIMEOUT_S, lambda: MlflowClient(uri).search_experiments(max_results=1), uri)
+    with _requests_of(REQUEST_TIMEOUT_S):
+        within(_timeout_s(uri), lambda: MlflowClient(uri).search_experiments(max_results=1), uri)
 
 
 def _client_prepared(uri: str) -> str:
@@ -342,7 +387,7 @@ def _client_prepared(uri: str) -> str:
     # The client would try an absent server for minutes, and a POST whose answer was lost
     # would make a second run: who may wait, here, knows what to look for first.
     os.environ[CLIENT_RETRIES] = "0"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     # the client would read each run that it ends, to print where it is
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     uri, credentials = credentials_apart(uri)
@@ -353,19 +398,43 @@ def _client_prepared(uri: str) -> str:
 def _reached(uri: str, name: str, create: bool) -> str:
     """Return the experiment's id, also where another process makes the same database just now.
 
-    MLflow goes through all migrations in the file itself, and two processes that do so at once
-    break it: ours is made aside. What `mlflow ui` has under way is waited for.
+    MLflow goes through all migrations in the database itself, and two processes that do so at
+    once break it: a file of ours is made aside, into PostgreSQL one search is let after the other.
+    What `mlflow ui` has under way is waited for.
     """
     if create:
         _make_whole(uri)
-    for wait_s in RETRY_AFTER_S if uri.startswith("sqlite:") else ():
-        try:
-            return _experiment_id(uri, name, create)
-        except Exception as error:  # of whichever layer the migration had come to
-            if not any(said in str(error) for said in MADE_TWICE):
-                raise
-        time.sleep(wait_s)
-    return _experiment_id(uri, name, create)
+    with _alone(uri):
+        for wait_s in RETRY_AFTER_S if uri.startswith("sqlite:") else ():
+            try:
+                return _experiment_id(uri, name, create)
+            except Exception as error:  # of whichever layer the migration had come to
+                if not any(said in str(error) for said in MADE_TWICE):
+                    raise
+            time.sleep(wait_s)
+        return _experiment_id(uri, name, create)
+
+
+def _timeout_s(uri: str) -> float:
+    if uri.startswith(("sqlite:", *POSTGRESQL)):
+        return CREATE_TIMEOUT_S
+    return CONNECT_TIMEOUT_S if uri.startswith("http") else DATABASE_TIMEOUT_S
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Keep other searches out of a PostgreSQL database while inside.
+
+    One that does not let us in says so here: MLflow would ask it for two minutes.
+    """
+    if not uri.startswith(POSTGRESQL):
+        yield
+        return
+    from sqlalchemy import NullPool, create_engine, text
+
+    with create_engine(uri, poolclass=NullPool).begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SETTING_UP})
+        yield
 
 
 def _make_whole(uri: str) -> None:
@@ -432,10 +501,25 @@ def within(seconds: float, ask: Callable[[], T], uri: str) -> T:
     thread.join(seconds)
     if answers:
         return answers[0]
-    if failures and isinstance(failures[0], InputError):
-        raise failures[0]
-    reason = first_line(failures[0]) if failures else f"no answer within {seconds:.0f} s"
-    raise unusable(uri, reason)
+    if not failures:
+        raise unusable(uri, f"no answer within {seconds:.0f} s")
+    raise refusal(uri, failures[0])
+
+
+def refusal(uri: str, error: Exception) -> InputError:
+    """Return the error that a store refused what every search asks first, with what to do."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return InputError(
+            f"tracking store {without_credentials(uri)}: the package {error.name} is missing; "
+            "the extra `server` has what PostgreSQL needs"
+        )
+    status = None
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    reason = "it lets in only whom it knows" if status == 401 else first_line(error)
+    return unusable(uri, reason, status)
 
 
 def _param(value: Any) -> str:

@@ -170,18 +170,20 @@ def kill_all(mark: str) -> None:
         time.sleep(0.1)
 
 
-def wait_until(ready: Callable[[], bool], timeout_s: float, what: str) -> None:
+def wait_until(
+    ready: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.2
+) -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + timeout_s
     while not ready():
         assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.2)
+        time.sleep(every_s)
 
 
-def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of this machine's address that nobody listens at."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 

@@ -25,6 +25,8 @@ from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.store import (
     CLIENT_RETRIES,
     LONGEST_PARAM,
+    ROLE,
+    Data,
     Score,
     Store,
     Unwritable,
@@ -40,6 +42,9 @@ NOWHERE = "http://127.0.0.1:1"
 AWAY = MlflowException("no route\nto host", error_code=codes.TEMPORARILY_UNAVAILABLE)
 BUSY = MlflowException("too many", error_code=codes.REQUEST_LIMIT_EXCEEDED)
 REFUSED = MlflowException("not this", error_code=codes.INVALID_PARAMETER_VALUE)
+TWICE = MlflowException("duplicate key", error_code=codes.BAD_REQUEST)
+NOT_PERMITTED = MlflowException("Permission denied", error_code=codes.PERMISSION_DENIED)
+UNKNOWN = MlflowException("a page of HTML", error_code=codes.UNAUTHENTICATED)
 NewStore = Callable[[Path], str]
 
 
@@ -301,6 +306,51 @@ class TestDescribed:
         assert [told for _, told in sizes] == [*[0] * (requests_made - 1), 2]
 
 
+class TestData:
+    ROWS = Data("trips", "d" * 32, {"train": "trips.parquet"}, {"train_rows": 30})
+
+    def described(self, *errors: Exception) -> Client:
+        store = Store(NOWHERE, "0")
+        client = stood_in(store)
+        client.before = list(errors)
+        store.describe("r1", data=self.ROWS)
+        return client
+
+    def test_who_comes_second_with_the_same_rows_asks_again(self) -> None:
+        """Two runs made the data set at once; MLflow refuses one of them, whose run lacks it."""
+        assert self.described().calls == ["log_inputs"]
+        assert self.described(TWICE).calls == ["log_inputs"] * 2
+
+    @pytest.mark.parametrize("errors", [(REFUSED,), (TWICE, TWICE)])
+    def test_another_refusal_is_told(self, errors: tuple[Exception, ...]) -> None:
+        """Asking once more is enough, and for that reason only."""
+        with pytest.raises(MlflowException):
+            self.described(*errors)
+
+
+class TestDelete:
+    def test_a_run_is_deleted(self, store: Store) -> None:
+        """It is out of sight."""
+        store.delete(store.create("s1", {ROLE: "trial"}, 1_000))
+        assert MlflowClient(store.uri).search_runs([store.experiment_id]) == []
+
+    def test_where_that_is_not_permitted_it_is_no_trial_any_more(self, store: Store) -> None:
+        """In somebody else's experiment one may write, and not delete."""
+        run_id = store.create("s1", {ROLE: "trial"}, 1_000)
+        stood_in(store, real=True).before = [NOT_PERMITTED]
+        store.delete(run_id)
+        run = MlflowClient(store.uri).get_run(run_id)
+        assert (run.data.tags[ROLE], run.info.status) == ("deleted", "KILLED")
+
+    def test_another_failure_is_told(self, store: Store) -> None:
+        """A server that is away may take it later."""
+        run_id = store.create("s1", {ROLE: "trial"}, 1_000)
+        stood_in(store, real=True).before = [AWAY]
+        with pytest.raises(MlflowException, match="no route"):
+            store.delete(run_id)
+        assert MlflowClient(store.uri).get_run(run_id).data.tags[ROLE] == "trial"
+
+
 @pytest.mark.usefixtures("_quick")
 class TestArtifacts:
     def test_any_failure_is_tried_again_by_the_patient(self) -> None:
@@ -534,6 +584,24 @@ class TestWithin:
             raise AWAY
 
         with pytest.raises(InputError, match=r"cannot be used: no route; is it running"):
+            within(5, refuses, NOWHERE)
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (UNKNOWN, "it lets in only whom it knows; set MLFLOW_TRACKING_USERNAME"),
+            (NOT_PERMITTED, "Permission denied; whoever runs it grants"),
+            (ModuleNotFoundError(name="psycopg"), "the package psycopg is missing"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_what_can_be_mended_is_told_with_how(self, error: Exception, said: str) -> None:
+        """A password, a permission, a package: no need to ask whether the server runs."""
+
+        def refuses() -> None:
+            raise error
+
+        with pytest.raises(InputError, match=said):
             within(5, refuses, NOWHERE)
 
     def test_bad_input_is_told_as_it_is(self) -> None:
