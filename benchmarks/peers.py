@@ -100,6 +100,10 @@ def table(found: dict[str, Any]) -> str:
             f"| {NAMES.get(way, way)} | {said['seconds']:.0f} | {said['seconds'] / ours_s:.1f} | "
             f"{said['cpu_s']:.0f} | {said['whole_command_s']:.0f} | {said['rmse']:.6f} |"
         )
+    parts = {**found["ways"][OURS]["parts_s"]}
+    around = found["ways"][OURS]["whole_command_s"] - parts.pop("total")
+    told = ", ".join(f"{part.replace('_', '-')} {s:.1f} s" for part, s in parts.items())
+    lines += ["", f"Ours in parts: {told}, Python's own start and end {around:.1f} s."]
     return "\n".join(lines)
 
 

@@ -212,9 +212,12 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _cell(rows: list[dict[str, Any]], way: str, after: str) -> str:
-    bests = [row["after"].get(after) for row in rows if row["way"] == way]
-    if not bests or None in bests:
+    of_all = [row["after"].get(after) for row in rows if row["way"] == way]
+    bests = [best for best in of_all if best is not None]
+    if not bests:
         return "none yet"
+    if len(bests) < len(of_all):
+        return f"{statistics.mean(bests):.3f} ({len(bests)} of {len(of_all)} have one)"
     width = float(t.ppf(0.975, len(bests) - 1)) if len(bests) > 1 else math.nan
     half = width * statistics.stdev(bests) / len(bests) ** 0.5 if len(bests) > 1 else math.nan
     return f"{statistics.mean(bests):.3f} ± {half:.3f}"

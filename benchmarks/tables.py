@@ -12,7 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import appetite, columns, halving, overhead, peers, quality, scale, utilisation
+from benchmarks import (
+    appetite,
+    columns,
+    halving,
+    nodes,
+    overhead,
+    peers,
+    quality,
+    scale,
+    slots,
+    suggestions,
+    utilisation,
+)
 
 TOP = Path(__file__).parent.parent
 RESULTS = TOP / "benchmarks" / "results"
@@ -29,6 +41,9 @@ TABLES: dict[str, tuple[str, str, Callable[[Found], str]]] = {
     "utilisation": (README, "utilisation", utilisation.table),
     "overhead": (README, "overhead", lambda found: overhead.table(found["rows"])),
     "scale": (README, "scale", lambda found: scale.table(found["rows"])),
+    "slots": (README, "slots", lambda found: slots.table(found["rows"])),
+    "nodes": (README, "nodes", nodes.table),
+    "suggestions": ("docs/decisions/0006-slots.md", "suggestions", suggestions.table),
     "quality": (README, "quality", quality.table),
     "columns": (FITS, "columns", lambda found: columns.table(found["points"])),
     "methods": (FITS, "columns", columns.methods_table),

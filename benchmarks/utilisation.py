@@ -41,12 +41,15 @@ def measured(train: Path, valid: Path, trials: int, rounds: int) -> dict[str, An
     options += ["--train-data", str(train.absolute()), "--valid-data", str(valid.absolute())]
     with tempfile.TemporaryDirectory() as folder:
         report, seen = searched(options, Path(folder), every_s=1.0)
+        fits_s = _fits_s(f"sqlite:///{folder}/mlflow.db", report["experiment_id"])
     seconds = report["seconds"]
     own = seen.peak(lambda sample: sample.workers_cpu_s)
     return {
         "trials": report["trials"],
         "seconds": seconds,
         "trials_cpu_s": round(own, 1),
+        "fits_s": round(fits_s, 1),
+        "slots_at_work": round(fits_s / ((os.cpu_count() or 1) * seconds["search"]), 3),
         "utilisation": round(own / ((os.cpu_count() or 1) * seconds["search"]), 3),
         "worker_bytes": int(seen.peak(lambda sample: sample.worker_bytes)),
         "best_rmse": report["best"]["rmse"],
@@ -54,19 +57,30 @@ def measured(train: Path, valid: Path, trials: int, rounds: int) -> dict[str, An
     }
 
 
+def _fits_s(store: str, experiment_id: str) -> float:
+    """Return the sum of the trials' seconds in their slots, from start to last round."""
+    from mlflow import MlflowClient
+
+    wanted = "tags.`search.role` = 'trial'"
+    runs = MlflowClient(store).search_runs([experiment_id], wanted)
+    return sum(float(run.data.metrics["fit_seconds"]) for run in runs)
+
+
 def table(found: dict[str, Any]) -> str:
     """Return the figures as the documents show them."""
     lines = [
-        "| real trials | whole command, s | start-up | search | refit | trials' share of the cores "
+        "| real trials | whole command, s | start-up | search | refit "
+        "| workers' CPU, share of the cores | slots at work "
         "| a worker's own memory | best RMSE |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---" * 9 + "|",
     ]
     for row in found["rows"]:
         s = row["seconds"]
         parts = " | ".join(f"{s[part]:.0f}" for part in ("total", "start_up", "search", "refit"))
+        shares = " | ".join(f"{100 * row[name]:.0f} %" for name in ("utilisation", "slots_at_work"))
         lines.append(
             f"| {row['trials']['total']} ({row['trials']['stopped']} stopped at rungs) | {parts} | "
-            f"{100 * row['utilisation']:.0f} % | {row['worker_bytes'] / 2**20:.0f} MiB | "
+            f"{shares} | {row['worker_bytes'] / 2**20:.0f} MiB | "
             f"{row['best_rmse']:.4f} |"
         )
     return "\n".join(lines)
