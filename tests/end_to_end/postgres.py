@@ -76,7 +76,7 @@ class Postgres:
         import psycopg
 
         with psycopg.connect(self.uri(ADMINISTRATOR), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}"')  # type: ignore[arg-type]
+            connection.execute(f'CREATE DATABASE "{database}"')
         return self.uri(database)
 
 
