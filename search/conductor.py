@@ -332,7 +332,7 @@ def _watched(
             ended_before=ended_before,
             waiting=writer.waiting,
             obstacle=writer.obstacle,
-            workers=nodes.workers,
+            workers=nodes.workers if nodes.grows else None,  # one machine has what it has
         )
 
     return state

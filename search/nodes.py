@@ -95,7 +95,7 @@ class Nodes:
 
         :raises InputError: no node has ``cpus_each`` CPUs, and some have fewer.
         """
-        self._cpus_each, self._at_most, self._grows = cpus_each, at_most, grows
+        self._cpus_each, self._at_most, self.grows = cpus_each, at_most, grows
         self._say, self._joined = say, joined
         self.workers = 0  # processes that run trials or wait for one; the controller counts them
         self._over = threading.Event()
@@ -135,7 +135,7 @@ class Nodes:
         if self._at_most is None:
             return room
         # what waits for room makes a cluster grow; twice, as Ray's autoscaler grows at most
-        return min(self._at_most, 2 * room if self._grows else room)
+        return min(self._at_most, 2 * room if self.grows else room)
 
     def _look_on(self) -> None:
         while not self._over.wait(LOOK_EVERY_S):
