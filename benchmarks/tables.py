@@ -21,7 +21,6 @@ from benchmarks import (
     peers,
     quality,
     scale,
-    slots,
     suggestions,
     utilisation,
 )
@@ -41,7 +40,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Found], str]]] = {
     "utilisation": (README, "utilisation", utilisation.table),
     "overhead": (README, "overhead", lambda found: overhead.table(found["rows"])),
     "scale": (README, "scale", lambda found: scale.table(found["rows"])),
-    "slots": (README, "slots", lambda found: slots.table(found["rows"])),
+    "slots": (README, "slots", lambda found: scale.efficiency_table(found["rows"])),
     "nodes": (README, "nodes", nodes.table),
     "suggestions": ("docs/decisions/0006-slots.md", "suggestions", suggestions.table),
     "quality": (README, "quality", quality.table),
