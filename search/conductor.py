@@ -67,15 +67,14 @@ def _conducted(
     plan = planned(asked if search is None else resumed(asked, search.options or {}))
     settings = plan.settings
     cluster = engine.Cluster(settings.address, folder)
-    on_this_machine = settings.address == "local"
-    ready = stack.enter_context(beforehand(plan.made_once if on_this_machine else None))
+    is_ours = settings.address == "local"
+    ready = stack.enter_context(beforehand(plan.made_once if is_ours else None))
     located = months.locate(
         *(settings.train_data, settings.valid_data, settings.test_data),
         *(settings.data_dir, tell),
     )
     prepared = trips.prepare(located.train, located.valid, located.test)
-    for line in _rows_lines(prepared):
-        tell.say(line)
+    tell.say_all(_rows_lines(prepared))
     if store is None:
         stack.enter_context(cluster)  # starts while the store is reached: a new one takes seconds
         store = _new(asked)
@@ -96,7 +95,7 @@ def _conducted(
     cluster.join()
     ready()
     stop.listen()
-    nodes = _nodes(settings, tell)
+    nodes = _nodes(settings, is_ours, tell)
     shared = engine.share(prepared.dataset)
     seconds = {"start_up": clock.lap()}
     with driven(patient, plan, said, search, stop) as (parent_run_id, journal):
@@ -121,30 +120,22 @@ def _conducted(
     return _report(plan, prepared, said, store, parent_run_id, done, clock, seconds, tell)
 
 
-def _nodes(settings: Settings, tell: Teller) -> Nodes:
+def _nodes(settings: Settings, is_ours: bool, tell: Teller) -> Nodes:
     """Look at the cluster's nodes, and whether they are what the driver is.
 
     :raises InputError: no node has room for a trial, or a trial would depend on its node.
     """
-    is_ours = settings.address == "local"
     nodes = Nodes(
         *(settings.cpus_per_trial, settings.max_concurrent),
         grows=not is_ours,
         say=tell.say,
-        joined=lambda node: _say_differences(doctor.examine([node]), tell),
+        joined=lambda node: tell.say_all(doctor.examine([node]).told()),
     )
     if not is_ours:  # our own node is this machine, with this environment
         examined = doctor.examine(nodes.there)
-        if not examined.differences:
-            tell.say(examined.verdict()[0])
-        _say_differences(examined, tell)
+        tell.say_all(examined.told() or examined.verdict())
         examined.see_the_same()
     return nodes
-
-
-def _say_differences(examined: doctor.Examined, tell: Teller) -> None:
-    for line in [*examined.table(), *examined.verdict()] if examined.differences else []:
-        tell.say(line)
 
 
 def _new(asked: Settings) -> Store:
@@ -401,8 +392,7 @@ def _report(
         },
         seconds={part: round(s, 3) for part, s in parts.items()},
     )
-    for line in end_lines(report, plan.settings, refit.reason):
-        tell.say(line)
+    tell.say_all(end_lines(report, plan.settings, refit.reason))
     return report
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from search.errors import InputError, SearchError
 from search.server import check, disable_telemetry, without_credentials
-from search.settings import ADDRESS_HELP, TRACKING_HELP, Defaults, Parser, tracking_uri
+from search.settings import ADDRESS_HELP, TRACKING_HELP, Parser, tracking_uri
 from search.witness import FITTED_WITH, NONE, Said
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class Examined:
             return [f"checked {count}: Python, packages and code are the driver's"]
         return [f"node {each.node}: {each.line}" for each in self.differences]
 
+    def told(self) -> list[str]:
+        """Return the table and what to do; nothing where all is the same."""
+        return [*self.table(), *self.verdict()] if self.differences else []
+
     def see_the_same(self) -> None:
         """See that a trial is the same wherever it runs.
 
@@ -104,8 +108,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m search.doctor",
         description="See that every node of a cluster has the driver's Python, packages and code, "
         "a clock and a disk to work with, and that the tracking server answers.",
-        formatter_class=Defaults,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--address", default="local", metavar="local|auto|HOST:PORT", help=ADDRESS_HELP

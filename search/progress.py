@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -63,6 +63,11 @@ class Teller:
     def say(self, line: str) -> None:
         """Say one line."""
         self.console.print(line)
+
+    def say_all(self, lines: Iterable[str]) -> None:
+        """Say one line after the other."""
+        for line in lines:
+            self.say(line)
 
     @contextlib.contextmanager
     def downloading(

@@ -219,7 +219,7 @@ def os_user() -> str:
         return str(os.getuid())
 
 
-class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults that there are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -228,6 +228,11 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with the command line in one line."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog, description=description, formatter_class=_Defaults, allow_abbrev=False
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise it.
@@ -242,8 +247,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m search.run",
         description="Search the hyperparameters of a model, keep every trial in MLflow, "
         "refit the best, register it.",
-        formatter_class=Defaults,
-        allow_abbrev=False,
     )
     add = parser.add_argument_group("what is searched").add_argument
     add("--num-samples", type=_at_least_one, default=100, metavar="N", help="trials in all")
