@@ -111,12 +111,14 @@ class Nodes:
             say("no node of the cluster has CPUs for trials yet: waiting for one to join")
 
     def __enter__(self) -> Nodes:
-        self._thread.start()
+        if self.grows:
+            self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._over.set()
-        self._thread.join()
+        if self.grows:
+            self._thread.join()
 
     @property
     def there(self) -> list[Node]:
