@@ -172,7 +172,9 @@ class Host:
         variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(environment or {})}.items()]
         at_home = ["sh", "-c", 'cd && exec "$@"', "sh"]
         entered = ["nsenter", f"--target={self._first_pid}", *spaces, "--"]
-        return [*entered, "env", "-i", *variables, *at_home, *argv]
+        # Ctrl-C is heard, too, when whoever started this machine's test has it ignored (nohup, &).
+        fresh = ["env", "-i", "--default-signal=INT", *variables]
+        return [*entered, *fresh, *at_home, *argv]
 
     def _counted(self, direction: str) -> int:
         asked = _ip("-n", self._namespace, "-json", "-stats", "link", "show", "eth0")
