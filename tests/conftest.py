@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,24 @@ def ended_early(
 def out_of_time(ended_early: dict[str, tuple[Ended, bytes]]) -> tuple[Ended, bytes]:
     """The search that its time budget ended, and what it wrote to its terminal."""
     return ended_early["budget"]
+
+
+@pytest.fixture(scope="session")
+def told(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Future[Any]]:
+    """The stories of clusters that are asked for, side by side: for most of the time they wait."""
+    import test_aws
+    import test_own_machines
+
+    stories = {"test_aws": test_aws, "test_own_machines": test_own_machines}
+    asked_for = {item.path.stem for item in request.session.items}
+    pool = ThreadPoolExecutor(len(stories))
+    return {
+        name: pool.submit(story.told_in, tmp_path_factory.mktemp(name))
+        for name, story in stories.items()
+        if name in asked_for and story.UNUSABLE is None
+    }
 
 
 def _data() -> list[str]:

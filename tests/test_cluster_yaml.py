@@ -1,7 +1,11 @@
-"""cluster.yaml is what Ray accepts, and keeps the promises it makes about safety. Needs no AWS."""
+"""The cluster files are what Ray accepts, and keep their promises about safety. Needs no AWS."""
 
 import copy
+import os
+import re
 import shlex
+import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +15,62 @@ from jsonschema import ValidationError  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+FILES = ("cluster.yaml", "cluster-local.yaml")
 TOKEN = "~/.ray/auth_token"  # where Ray looks for it on every node
+STORE = "~/.mlflow-store"  # the database's URI, with its password
 START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
+@pytest.fixture(params=FILES)
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each file as its author wrote it."""
+    return loaded(request.param)
+
+
 @pytest.fixture
-def config() -> dict[str, Any]:
-    """The file as its author wrote it."""
-    loaded: dict[str, Any] = yaml.safe_load((CHECKOUT / "cluster.yaml").read_text())
-    return loaded
+def aws() -> dict[str, Any]:
+    return loaded("cluster.yaml")
+
+
+@pytest.fixture
+def local() -> dict[str, Any]:
+    return loaded("cluster-local.yaml")
+
+
+def loaded(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CHECKOUT / name).read_text())
+    return found
 
 
 def test_ray_accepts_the_file(config: dict[str, Any]) -> None:
-    """The two steps `ray up` takes before it asks AWS anything: fill in defaults, check."""
+    """The two steps `ray up` takes before it asks anybody anything: fill in defaults, check."""
     validate_config(prepare_config(config))
 
 
-@pytest.mark.parametrize("place", ["top", "node type"])
-def test_ray_refuses_an_unknown_key(config: dict[str, Any], place: str) -> None:
+def test_ray_refuses_an_unknown_key(config: dict[str, Any]) -> None:
     """The check above can fail: a key Ray does not know is an error, not a shrug."""
-    target = config if place == "top" else config["available_node_types"]["worker"]
-    target["max_wrokers"] = 4
+    config["max_wrokers"] = 4
     with pytest.raises(ValidationError, match="max_wrokers"):
         validate_config(prepare_config(config))
 
 
-def test_ray_refuses_a_head_that_is_not_among_the_node_types(config: dict[str, Any]) -> None:
+def test_ray_refuses_an_unknown_key_of_a_node_type(aws: dict[str, Any]) -> None:
+    """Further down, too."""
+    aws["available_node_types"]["worker"]["max_wrokers"] = 4
+    with pytest.raises(ValidationError, match="max_wrokers"):
+        validate_config(prepare_config(aws))
+
+
+def test_ray_refuses_a_head_that_is_not_among_the_node_types(aws: dict[str, Any]) -> None:
     """Nor does a misspelt node type pass."""
-    config["head_node_type"] = "haed"
+    aws["head_node_type"] = "haed"
     with pytest.raises((ValueError, KeyError)):
-        validate_config(prepare_config(config))
+        validate_config(prepare_config(aws))
 
 
-def test_the_head_takes_no_trials_and_the_workers_do(config: dict[str, Any]) -> None:
+def test_the_head_takes_no_trials_and_the_workers_do(aws: dict[str, Any]) -> None:
     """A trial on the head would starve the driver; no worker at all leaves nothing to size by."""
-    prepared = prepare_config(copy.deepcopy(config))
+    prepared = prepare_config(copy.deepcopy(aws))
     types = prepared["available_node_types"]
     assert types[prepared["head_node_type"]]["resources"] == {"CPU": 0}
     worker = types["worker"]
@@ -53,13 +78,27 @@ def test_the_head_takes_no_trials_and_the_workers_do(config: dict[str, Any]) -> 
     assert 1 <= worker["min_workers"] <= worker["max_workers"] <= prepared["max_workers"]
 
 
-def test_ray_makes_no_security_group_and_no_profile(config: dict[str, Any]) -> None:
+def test_an_own_head_takes_no_trials_and_all_workers_of_the_list_are_used(
+    local: dict[str, Any],
+) -> None:
+    """Here it is the start command that says so; autoscaler v2 leaves the last worker out."""
+    start = the_command(local["head_start_ray_commands"], "ray start --head")
+    assert option(start, "--num-cpus") == "0"
+    assert start.index("export RAY_enable_autoscaler_v2=0") < start.index("ray start")
+    assert "--num-cpus" not in the_command(local["worker_start_ray_commands"], "ray start")
+    prepared = prepare_config(copy.deepcopy(local))
+    (node_type,) = prepared["available_node_types"].values()
+    workers = len(local["provider"]["worker_ips"])
+    assert node_type["min_workers"] == node_type["max_workers"] == workers
+
+
+def test_ray_makes_no_security_group_and_no_profile(aws: dict[str, Any]) -> None:
     """Ray's own group opens ssh to the world and its own role may do anything in EC2 and S3."""
-    for name, node_type in config["available_node_types"].items():
+    for name, node_type in aws["available_node_types"].items():
         assert node_type["node_config"]["SecurityGroupIds"], name
-    head = config["available_node_types"][config["head_node_type"]]["node_config"]
+    head = aws["available_node_types"][aws["head_node_type"]]["node_config"]
     assert head["IamInstanceProfile"]["Name"]
-    assert "IamInstanceProfile" not in config["available_node_types"]["worker"]["node_config"]
+    assert "IamInstanceProfile" not in aws["available_node_types"]["worker"]["node_config"]
 
 
 def test_the_dashboard_listens_on_loopback(config: dict[str, Any]) -> None:
@@ -87,9 +126,93 @@ def test_every_node_runs_with_the_token(config: dict[str, Any]) -> None:
             assert command.startswith(". ~/env.sh && "), f"{key}: {command}"
 
 
+def test_spot_workers_are_one_comment_away(aws: dict[str, Any]) -> None:
+    """The line is where it belongs, and Ray takes it."""
+    written = (CHECKOUT / "cluster.yaml").read_text()
+    assert written.count("# InstanceMarketOptions:") == 1
+    spot = yaml.safe_load(written.replace("# InstanceMarketOptions:", "InstanceMarketOptions:"))
+    validate_config(prepare_config(copy.deepcopy(spot)))
+    worker = aws["available_node_types"]["worker"]["node_config"]
+    worker["InstanceMarketOptions"] = {"MarketType": "spot"}
+    assert spot == aws
+
+
+def test_machines_are_terminated(aws: dict[str, Any]) -> None:
+    """A stopped one is billed for its volume, and nothing it keeps is needed."""
+    assert aws["provider"]["cache_stopped_nodes"] is False
+
+
+def test_what_the_tracking_server_keeps_outlives_the_head(aws: dict[str, Any]) -> None:
+    """A database elsewhere, its password on no command line; artifacts in S3, by the server."""
+    command = the_command(aws["head_start_ray_commands"], "mlflow server")
+    assert aws["file_mounts"][STORE] == STORE
+    assert "MLFLOW_BACKEND_STORE_URI=$(cat store) " in command
+    assert "--backend-store-uri" not in command
+    assert "--serve-artifacts --artifacts-destination s3://" in command
+
+
+def test_the_password_leaves_its_mount_before_there_are_workers(aws: dict[str, Any]) -> None:
+    """Ray copies every mount to every worker."""
+    commands = aws["head_start_ray_commands"]
+    moved = the_command(commands, f"cp {STORE} store && : > {STORE}")
+    assert commands.index(moved) < commands.index(the_command(commands, "ray start --head"))
+
+
+def test_the_driver_finds_the_tracking_server(aws: dict[str, Any]) -> None:
+    """By a variable on the head, so that no submitted command has to name it; not on workers."""
+    assert "MLFLOW_TRACKING_URI=http://127.0.0.1:5000" in " ".join(aws["head_setup_commands"])
+    assert "MLFLOW_TRACKING_URI" not in " ".join(aws["setup_commands"])
+
+
+def test_nodes_get_extras_that_exist(aws: dict[str, Any]) -> None:
+    """pip only warns of an extra it does not know."""
+    install = the_command(aws["setup_commands"], "pip install")
+    (wanted,) = re.findall(r"'\.\[([a-z,]+)\]'", install)
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert set(wanted.split(",")) <= project["optional-dependencies"].keys()
+
+
+def test_runs_models_and_registry_are_on_the_named_disk(local: dict[str, Any]) -> None:
+    """The head's own disk may be lost."""
+    command = the_command(local["head_start_ray_commands"], "mlflow server")
+    store = option(command, "--backend-store-uri")
+    assert store.startswith("sqlite:///$SEARCH_DISK/")
+    assert option(command, "--artifacts-destination").startswith("$SEARCH_DISK/")
+    assert 'cd "$SEARCH_DISK/' in command
+
+
+@pytest.mark.parametrize(
+    ("disk", "code"),
+    [
+        ("/nowhere", 1),
+        ("a folder of the head's own disk", 1),
+        pytest.param(
+            *("/dev/shm", 0),
+            marks=pytest.mark.skipif(
+                not (os.path.ismount("/dev/shm") and os.access("/dev/shm", os.W_OK)),
+                reason="nothing that can be written is mounted at /dev/shm",
+            ),
+        ),
+    ],
+)
+def test_a_head_without_its_disk_is_refused_in_one_line(
+    disk: str, code: int, local: dict[str, Any], tmp_path: Path
+) -> None:
+    """It comes before anything is written, and names what is missing and what to do."""
+    place = disk if disk.startswith("/") else str(tmp_path)
+    (tmp_path / "env.sh").write_text(f"export SEARCH_DISK={shlex.quote(place)}\n")
+    first = local["head_start_ray_commands"][0]
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    ended = subprocess.run(["bash", "-c", first], env=home, capture_output=True, text=True)
+    assert ended.returncode == code
+    lines = ended.stderr.splitlines()
+    assert len(lines) == code
+    assert all(place in line and "mount" in line for line in lines)
+
+
 def test_every_mount_exists_in_the_checkout(config: dict[str, Any]) -> None:
-    """`ray up` stops at a missing path; only the token may come from outside the checkout."""
-    sources = [source for source in config["file_mounts"].values() if source != TOKEN]
+    """`ray up` stops at a missing path; only secrets come from outside the checkout."""
+    sources = [each for each in config["file_mounts"].values() if each not in (TOKEN, STORE)]
     assert [s for s in sources if Path(s).is_absolute() or s.startswith(("~", ".", "$"))] == []
     assert [s for s in sources if not (CHECKOUT / s).exists()] == []
 

@@ -1,0 +1,86 @@
+"""TLS between machines one owns, by the commands of docs/own-machines.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from document import Commands
+from own_machines import (
+    CHECKOUT,
+    CONFIG,
+    HEAD,
+    KEEP,
+    LAPTOP,
+    STRANGER,
+    TRIPS,
+    WORKERS,
+    Books,
+    Laptop,
+    Machines,
+    adapted,
+    listening,
+    put_trips,
+    wait_for_nodes,
+)
+
+from benchmarks import hosts
+from benchmarks.hosts import Host, Hosts
+
+UNUSABLE = hosts.unusable()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE)),
+    pytest.mark.skipif("SEARCH_TEST_TLS" not in os.environ, reason="set SEARCH_TEST_TLS to 1"),
+]
+
+HANDSHAKE = str(Path(__file__).with_name("handshake.py"))
+SETTING = (
+    "RAY_TLS_CA_CERT=tls/ca.crt RAY_TLS_SERVER_CERT=tls/node.crt RAY_TLS_SERVER_KEY=tls/node.key"
+)
+
+
+def test_a_search_runs_over_tls_and_nobody_is_heard_without_a_certificate(tmp_path: Path) -> None:
+    """The nodes' own calls are for holders of a certificate; Ray's HTTP is as it was."""
+    with Hosts(tmp_path, prefix="tls", keep=KEEP) as network:
+        laptop = Laptop(network.add("laptop", LAPTOP), tmp_path)
+        laptop.prepare()
+        make = Commands(CHECKOUT / "docs" / "own-machines.md").take(
+            "(umask 077; mkdir -p ~/.ray/tls"
+        )
+        named = ("10.0.0.10", "10.0.0.11", "10.0.0.12")
+        for example, address in zip(named, (HEAD, *WORKERS), strict=True):
+            assert example in make
+            make = make.replace(example, address)
+        laptop.run(make)
+        laptop.write(adapted(HEAD, tls=True), CONFIG)
+        (tmp_path / "disk").mkdir()
+        machines = Machines(network, laptop, tmp_path / "disk", put_trips(tmp_path / "trips"))
+        head, worker, _ = machines.head("head", HEAD), machines.worker(1), machines.worker(2)
+        laptop.run(f"ray up -y {CONFIG}")
+        laptop.attach()
+        wait_for_nodes(head)
+        trips = ["--train-data", f"{TRIPS}/train.parquet", "--valid-data", f"{TRIPS}/valid.parquet"]
+        job = laptop.submit("searched", ["--num-samples", "2", "--trainable", "ridge", *trips])
+        assert job.ended(120) == 0, job.output.read_text()
+        assert len(Books(tmp_path / "disk").ended()) == 2
+
+        targets = [*listening(head), *listening(worker)]
+        shaken = [sys.executable, HANDSHAKE, *targets]
+        known = answers(laptop.host, f"cd ~/.ray && {SETTING} {' '.join(shaken)}")
+        unknown = answers(network.add("stranger", STRANGER), " ".join(shaken))
+        secured = {target for target, answer in known.items() if answer == "greeted"}
+        assert {f"{HEAD}:{port}" for port in (6379, 8076, 10001)} <= secured
+        assert f"{WORKERS[0]}:8076" in secured
+        for target in targets:
+            assert unknown[target] == ("refused" if target in secured else "plain"), target
+
+
+def answers(host: Host, line: str) -> dict[str, str]:
+    asked = host.run(line)
+    assert asked.returncode == 0, asked.stderr
+    told: dict[str, str] = json.loads(asked.stdout)
+    return told
