@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from search.errors import InputError, SearchError
 from search.server import check, disable_telemetry, without_credentials
 from search.settings import ADDRESS_HELP, TRACKING_HELP, Parser, tracking_uri
-from search.witness import FITTED_WITH, NONE, Said
+from search.witness import FITTED_WITH, NONE, Answer, Said, Unloadable
 
 if TYPE_CHECKING:
-    from search.nodes import Answer, Node
+    from search.nodes import Node
 
 LEAST_FREE_BYTES = 2 * 2**30  # Ray spills objects there, and refuses below 5 %
 CLOCK_OFF_S = 1.0
+SAME_CODE = "submit with --working-dir, or install the same version there"
 HEADS = ["node", "CPUs", "Python", "Ray", "packages", "code", "free disk", "clock"]
 
 
@@ -42,7 +43,7 @@ class Examined:
 
     here: Said
     nodes: Sequence[Node]
-    answers: Mapping[str, Answer | None]  # by the node's id
+    answers: Mapping[str, Answer | Unloadable | None]  # by the node's id
 
     @property
     def differences(self) -> list[Difference]:
@@ -154,9 +155,9 @@ def _served(uri: str) -> str:
     return f"tracking store {without_credentials(uri)} answers"
 
 
-def _cells(here: Said, answer: Answer | None) -> list[str]:
-    if answer is None:
-        return ["no answer"]
+def _cells(here: Said, answer: Answer | Unloadable | None) -> list[str]:
+    if not isinstance(answer, Answer):
+        return ["no answer" if answer is None else "no code"]
     said = answer.said
     others = len(_other_packages(here, said))
     return [
@@ -169,10 +170,12 @@ def _cells(here: Said, answer: Answer | None) -> list[str]:
     ]
 
 
-def _differences(here: Said, answer: Answer | None) -> list[tuple[str, bool]]:
+def _differences(here: Said, answer: Answer | Unloadable | None) -> list[tuple[str, bool]]:
     """Return lines, and whether each is grave."""
     if answer is None:
         return [("does not answer: is it about to leave, or out of memory or disk?", False)]
+    if isinstance(answer, Unloadable):
+        return [(f"cannot load the code ({answer.reason}): {SAME_CODE}", True)]
     said, found = answer.said, []
     if said.python != here.python:
         line = f"Python {said.python}, here {here.python}: make its environment with the same"
@@ -183,11 +186,7 @@ def _differences(here: Said, answer: Answer | None) -> list[tuple[str, bool]]:
         line = f"{told}, here {ours}: install there with `-c requirements.lock`"
         found.append((line, bool(set(others) & set(FITTED_WITH))))
     if said.code != here.code:
-        line = (
-            f"other code ({said.code}, here {here.code}): submit with --working-dir, or install "
-            "the same version there"
-        )
-        found.append((line, True))
+        found.append((f"other code ({said.code}, here {here.code}): {SAME_CODE}", True))
     if said.free_bytes < LEAST_FREE_BYTES:
         free, least = said.free_bytes / 2**30, LEAST_FREE_BYTES / 2**30
         line = f"{free:.1f} GiB of disk free, {least:.0f} wanted for Ray's session: make room"

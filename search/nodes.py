@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import InputError
-from search.witness import Said, Witness
+from search.witness import Answer, Unloadable, Witness
 
 LOOK_EVERY_S = 1.0
 ANSWER_S = 30.0  # for a node that starts a process, on a slow disk
@@ -31,14 +31,6 @@ class Node:
         return self.cpus // cpus_each
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a node answered, and how far its clock is from ours at the least, in seconds."""
-
-    said: Said
-    clock_off_s: float
-
-
 def alive() -> list[Node]:
     """Return the nodes that there are, by address."""
     found = [
@@ -49,7 +41,9 @@ def alive() -> list[Node]:
     return sorted(found, key=lambda node: (node.address, node.id))
 
 
-def asked(nodes: Sequence[Node], within_s: float = ANSWER_S) -> dict[str, Answer | None]:
+def asked(
+    nodes: Sequence[Node], within_s: float = ANSWER_S
+) -> dict[str, Answer | Unloadable | None]:
     """Ask each node what it is, all at once; nothing where one does not answer in time."""
     witness = ray.remote(num_cpus=0)(Witness)
     standing = {
@@ -58,16 +52,19 @@ def asked(nodes: Sequence[Node], within_s: float = ANSWER_S) -> dict[str, Answer
         ).remote()
         for node in nodes
     }
-    answers: dict[str, Answer | None] = dict.fromkeys(standing)
+    answers: dict[str, Answer | Unloadable | None] = dict.fromkeys(standing)
     until = time.monotonic() + within_s
     said = {name: each.said.remote() for name, each in standing.items()}
     for name, each in standing.items():
-        # one that died meanwhile, or is slow
-        with contextlib.suppress(ray.exceptions.RayError):
+        try:
             answer = ray.get(said[name], timeout=max(0.0, until - time.monotonic()))
             before = time.time()
             theirs = ray.get(each.clock_s.remote(), timeout=max(1.0, until - time.monotonic()))
             answers[name] = Answer(answer, _off(before, theirs, time.time()))
+        except ray.exceptions.RayError as error:
+            # Ray tells why in words only; all others died meanwhile, or are slow
+            if "failed to import" in (told := str(error).strip()):
+                answers[name] = Unloadable(told.splitlines()[-1])
         ray.kill(each)
     return answers
 

@@ -101,6 +101,9 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         report = self._running.get(trial_id, {})
         if failed:
             died = f"the worker process died {trial.num_failures} times"
+            if trial_id not in self._params:
+                self.log_trial_start(trial)
+                died += " before it could begin; is the code on every node? see search.doctor"
             self._end(trial_id, "failed", {"failure": died})
         elif "failure" in report:
             self._end(trial_id, "failed", report)

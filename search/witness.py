@@ -41,6 +41,21 @@ class Said:
         )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a node answered, and how far its clock is from ours at the least, in seconds."""
+
+    said: Said
+    clock_off_s: float
+
+
+@dataclass(frozen=True)
+class Unloadable:
+    """A node cannot import the code that would run there."""
+
+    reason: str
+
+
 class Witness:
     """Stands on a node and answers: what Ray makes an actor of."""
 

@@ -119,6 +119,14 @@ def test_a_node_with_other_code_is_told_before_the_first_trial(
         options = [*SLEEPER, *SAMPLE, "--num-samples", "2", "--address", nodes.address]
         with search(options, tmp_path) as command:
             refused = command.ended(90)
+        for file in (other / "search").glob("*.py"):
+            file.write_text("")  # a version from before there was any of it
+        nodes.remove()
+        nodes.remove()
+        nodes.add(1, other)
+        looked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
+        assert looked.returncode == 1, looked.stderr
+        assert "cannot load the code (" in looked.stdout
     assert refused.code == 2
     assert "mend these nodes" in refused.said[-1]
     assert "Traceback" not in refused.stderr

@@ -10,8 +10,8 @@ import pytest
 from search import doctor
 from search.doctor import Examined
 from search.errors import InputError
-from search.nodes import Answer, Node
-from search.witness import NONE, Said, code_digest
+from search.nodes import Node
+from search.witness import NONE, Answer, Said, Unloadable, code_digest
 
 HERE = Said("3.12.1", {"ray": "2.60.0", "numpy": "2.4.6", "pandas": "3.0.1"}, "abc", 4, 9 << 30)
 NODES = [Node("a", "10.0.0.1", 4), Node("b", "10.0.0.2", 8)]
@@ -67,6 +67,16 @@ def test_a_node_without_an_answer_is_told() -> None:
     whole = Examined(HERE, NODES, {"a": None, "b": Answer(HERE, 0.0)})
     assert whole.verdict()[0].startswith("node 10.0.0.1: does not answer")
     whole.see_the_same()
+
+
+def test_a_node_that_cannot_load_the_code_is_refused() -> None:
+    reason = "ModuleNotFoundError: No module named 'search.witness'"
+    whole = Examined(HERE, NODES, {"a": Unloadable(reason), "b": Answer(HERE, 0.0)})
+    (line,) = whole.verdict()
+    assert line.startswith(f"node 10.0.0.1: cannot load the code ({reason}): submit with")
+    assert "no code" in whole.table()[1]
+    with pytest.raises(InputError, match=r"10\.0\.0\.1 would not be"):
+        whole.see_the_same()
 
 
 def test_what_is_not_installed_here_is_asked_of_no_node() -> None:

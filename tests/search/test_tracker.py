@@ -98,6 +98,14 @@ class TestNotes:
         assert (outcome.status, outcome.rmse) == ("failed", None)
         assert outcome.failure == "the worker process died 3 times"
 
+    def test_worker_that_never_began(self, tracked: TrialTracker, notes: list[Note]) -> None:
+        """It has its run, too: it was drawn, and the searcher hears of it."""
+        tracked.log_trial_end(trial(failures=3), failed=True)
+        assert [type(note) for note in notes] == [Started, Ended]
+        (outcome,) = tracked.outcomes
+        assert outcome.status == "failed"
+        assert "before it could begin" in outcome.failure
+
     def test_retried(self, tracked: TrialTracker, notes: list[Note]) -> None:
         """A trial that Tune starts again is one trial; each round of its curve is noted once."""
         tracked.log_trial_start(trial())
