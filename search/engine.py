@@ -47,6 +47,7 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own checkpoints serve its own restore only
     "TUNE_WARN_THRESHOLD_S": "1000000",
 }
+TOKEN_HINT = ", set RAY_AUTH_MODE=token where it asks for one"
 
 
 def rungs(rounds: int) -> tuple[int, ...]:
@@ -119,10 +120,12 @@ class Cluster:
                 ray.init(self._address, **shared)
             except (OSError, RuntimeError, ValueError) as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                # Ray does not say that it was a token which it missed
+                token = "" if "RAY_AUTH_MODE" in os.environ else TOKEN_HINT
                 raise InputError(
                     f"--address {self._address}: no Ray cluster answers ({reason[:200]}); start "
-                    "one with `ray start --head` or `ray up`, or leave --address out for one of "
-                    "its own"
+                    f"one with `ray start --head` or `ray up`{token}, or leave --address out for "
+                    "one of its own"
                 ) from error
         stack.callback(ray.shutdown)
 
