@@ -554,6 +554,24 @@ class TestConnect:
             found("taxis"), "experiment_id", None
         )
 
+    @pytest.mark.parametrize(
+        "met", [AttributeError("dimension_attributes"), RuntimeError("table runs already exists")]
+    )
+    def test_a_migration_that_somebody_else_has_under_way_is_waited_for(
+        self, met: Exception, new_store: NewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`mlflow ui`, say, opened the folder's database a moment before."""
+        uri, real, meets = new_store(tmp_path), MlflowClient.get_experiment_by_name, [met, met]
+
+        def half_made(client: MlflowClient, name: str) -> Any:
+            if meets:
+                raise meets.pop()
+            return real(client, name)
+
+        monkeypatch.setattr(MlflowClient, "get_experiment_by_name", half_made)
+        assert Store.connect(uri, "taxis").experiment_id
+        assert meets == []
+
     def test_the_client_does_not_try_again_by_itself(self, store: Store) -> None:
         """A POST whose answer was lost would make a second run."""
         assert os.environ[CLIENT_RETRIES] == "0"
