@@ -248,9 +248,11 @@ def tracking_server(scene: Scene) -> Iterator[Callable[[], Command]]:
     home.mkdir()
     module = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     place = ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--port", str(port)]
+    # which would be seven processes more, whose start takes four times the server's
+    environment = {**activated(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
     def start() -> Command:
-        served = started.enter_context(Command([*module, *place], home, activated()))
+        served = started.enter_context(Command([*module, *place], home, environment))
 
         def answers() -> bool:
             assert served.running, f"the server ended: {served.stderr}"
