@@ -22,6 +22,7 @@ from search import trips
 
 HEAD, NODES = "10.89.0.10", {"first": "10.89.0.11", "second": "10.89.0.12"}
 SLOTS = 2  # of each node
+MOST_OF_DATA = 1.5  # times its size: less than twice, and room for what trials say
 AROUND = {"PYTHONPATH": str(TOP), "RAY_AUTH_MODE": "disabled"}
 
 
@@ -41,6 +42,9 @@ def main() -> None:
     found["data_bytes"] = len(pickle.dumps(data, protocol=5))
     found["rows"] = [measured(files, trials) for trials in given.trials]
     given.out.write_text(json.dumps(found, indent=1) + "\n")
+    most = max(each for row in found["rows"] for each in row["received_bytes"].values())
+    if most > MOST_OF_DATA * found["data_bytes"]:
+        raise SystemExit(f"benchmarks.nodes: a node received {most} bytes, the data more than once")
     print(table(found))
 
 

@@ -129,7 +129,7 @@ def _nodes(settings: Settings, is_ours: bool, tell: Teller) -> Nodes:
         *(settings.cpus_per_trial, settings.max_concurrent),
         grows=not is_ours,
         say=tell.say,
-        joined=lambda node: tell.say_all(doctor.examine([node]).told()),
+        joined=lambda new: tell.say_all(doctor.examine(new).told()),
     )
     if not is_ours:  # our own node is this machine, with this environment
         examined = doctor.examine(nodes.there)

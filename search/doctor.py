@@ -51,7 +51,7 @@ class Examined:
         return [
             Difference(node.address, line, grave)
             for node in self.nodes
-            for line, grave in _differences(self.here, self.answers[node.id])
+            for line, grave in _differences(self.here, node, self.answers[node.id])
         ]
 
     def table(self) -> list[str]:
@@ -170,7 +170,9 @@ def _cells(here: Said, answer: Answer | Unloadable | None) -> list[str]:
     ]
 
 
-def _differences(here: Said, answer: Answer | Unloadable | None) -> list[tuple[str, bool]]:
+def _differences(
+    here: Said, node: Node, answer: Answer | Unloadable | None
+) -> list[tuple[str, bool]]:
     """Return lines, and whether each is grave."""
     if answer is None:
         return [("does not answer: is it about to leave, or out of memory or disk?", False)]
@@ -187,6 +189,9 @@ def _differences(here: Said, answer: Answer | Unloadable | None) -> list[tuple[s
         found.append((line, bool(set(others) & set(FITTED_WITH))))
     if said.code != here.code:
         found.append((f"other code ({said.code}, here {here.code}): {SAME_CODE}", True))
+    if node.cpus > said.cpus:
+        line = f"Ray counts on {node.cpus} CPUs, it has {said.cpus}: its trials share them"
+        found.append((line, False))
     if said.free_bytes < LEAST_FREE_BYTES:
         free, least = said.free_bytes / 2**30, LEAST_FREE_BYTES / 2**30
         line = f"{free:.1f} GiB of disk free, {least:.0f} wanted for Ray's session: make room"

@@ -84,7 +84,7 @@ class Nodes:
         *,
         grows: bool,
         say: Callable[[str], None] = lambda _: None,
-        joined: Callable[[Node], None] = lambda _: None,
+        joined: Callable[[Sequence[Node]], None] = lambda _: None,
     ) -> None:
         """Look, and see that a trial of ``cpus_each`` CPUs has room.
 
@@ -147,10 +147,11 @@ class Nodes:
         for node in before.values():
             if node.cpus and node.id not in self._there:
                 self._say(f"node {node.address} is gone; {self._room_left()}")
-        for node in self.there:
-            if node.cpus and node.id not in before:
-                self._say(f"node {node.address} has joined; {self._room_left()}")
-                self._joined(node)
+        new = [node for node in self.there if node.cpus and node.id not in before]
+        for node in new:
+            self._say(f"node {node.address} has joined; {self._room_left()}")
+        if new:
+            self._joined(new)
 
     def _room_left(self) -> str:
         return f"room for {self.room} trial{'' if self.room == 1 else 's'} at once"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # what a trial is made of: another version of one may give another score
 FITTED_WITH = ("ray", "numpy", "scipy", "scikit-learn", "xgboost", "numba")
-# what else comes from requirements.lock
+# what else the driver works with
 BESIDE = ("mlflow", "hyperopt", "pandas", "pyarrow")
 NONE = "none"
 

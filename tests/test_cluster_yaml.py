@@ -4,8 +4,11 @@ import copy
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +156,11 @@ def test_what_the_tracking_server_keeps_outlives_the_head(aws: dict[str, Any]) -
 
 def test_the_password_leaves_its_mount_before_there_are_workers(aws: dict[str, Any]) -> None:
     """Ray copies every mount to every worker."""
-    commands = aws["head_start_ray_commands"]
-    moved = the_command(commands, f"cp {STORE} store && : > {STORE}")
-    assert commands.index(moved) < commands.index(the_command(commands, "ray start --head"))
+    commands = aws["setup_commands"]
+    moved = commands.index(the_command(commands, f"cp {STORE} ~/mlflow/store"))
+    assert commands[moved].splitlines()[-1] == f": > {STORE}"
+    slow = ("apt-get", "pip install")
+    assert moved < min(commands.index(the_command(commands, each)) for each in slow)
 
 
 def test_the_driver_finds_the_tracking_server(aws: dict[str, Any]) -> None:
@@ -226,6 +231,25 @@ def test_the_environment_is_the_pinned_one(config: dict[str, Any]) -> None:
         constraints = option(command, "-c")
         assert constraints.removeprefix("~/checkout/") == "requirements.lock"
     assert config["file_mounts"]["~/checkout/requirements.lock"] == "requirements.lock"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "SEARCH_TEST_CLEAN_ENV" not in os.environ,
+    reason="builds a package with what the network has: set SEARCH_TEST_CLEAN_ENV=1",
+)
+def test_what_is_sent_is_enough_to_install(config: dict[str, Any], tmp_path: Path) -> None:
+    """`pip install` on a node sees the mounts and nothing else of the checkout."""
+    sent = tmp_path / "checkout"
+    sent.mkdir()
+    for place, source in config["file_mounts"].items():
+        if place.startswith("~/checkout/"):
+            copy_ = shutil.copytree if (CHECKOUT / source).is_dir() else shutil.copy
+            copy_(CHECKOUT / source, sent / place.removeprefix("~/checkout/"))
+    build = ["pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(sent)]
+    subprocess.run([sys.executable, "-m", *build], check=True, timeout=200)
+    (wheel,) = tmp_path.glob("search-*.whl")
+    assert "search/run.py" in zipfile.ZipFile(wheel).namelist()
 
 
 def the_command(commands: list[str], part: str) -> str:

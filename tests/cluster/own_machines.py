@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from command import HAS_REAL_DATA, REAL_TRAIN, REAL_VALID
+from document import Commands
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -28,7 +29,9 @@ KEEP = (VENV, Path(sys.base_prefix), CHECKOUT)
 HEAD, WORKERS = "10.88.0.10", ("10.88.0.21", "10.88.0.22")
 LAPTOP, STRANGER = "10.88.0.100", "10.88.0.200"
 
+DOCUMENT = CHECKOUT / "docs" / "own-machines.md"
 CONFIG = "/root/cluster-local.yaml"
+CERTIFICATES = "(umask 077; mkdir -p ~/.ray/tls"  # how their block begins
 KEY = "~/.ssh/search_cluster"
 TOKEN = "~/.ray/auth_token"
 DISK = "/mnt/search"  # as cluster-local.yaml names it
@@ -75,11 +78,11 @@ class Laptop:
 
     host: Host
     folder: Path  # for what is said by commands that are left running
+    commands: Commands  # of docs/own-machines.md
 
-    def prepare(self) -> None:
-        """Make the key and the token."""
-        self.run(f"ssh-keygen -q -t ed25519 -N '' -f {KEY}")
-        self.run(f"(umask 077; ray get-auth-token --generate > /dev/null; chmod 600 {TOKEN})")
+    def types(self, beginning: str) -> str:
+        """Run the block of the document that begins so."""
+        return self.run(self.commands.take(beginning).replace("cluster-local.yaml", CONFIG))
 
     @property
     def public_key(self) -> str:
@@ -94,13 +97,13 @@ class Laptop:
 
     def run(self, line: str, timeout_s: float = 150) -> str:
         """Run a command from the top of the checkout, with the environment activated."""
-        ended = self.host.run(_at_the_top(line), timeout_s, activated())
+        ended = self.host.run(self._at_the_top(line), timeout_s, activated())
         assert ended.returncode == 0, f"{line}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
 
     def start(self, line: str, name: str) -> subprocess.Popen[bytes]:
         """Start one, and leave it running."""
-        return self.host.start(_at_the_top(line), self.folder / f"{name}.txt", activated())
+        return self.host.start(self._at_the_top(line), self.folder / f"{name}.txt", activated())
 
     def attach(self) -> None:
         """Make the head's dashboard and its MLflow answer on the laptop, too.
@@ -120,6 +123,10 @@ class Laptop:
         job = ["--working-dir", ".", "--", f"SEARCH_GIT_COMMIT={COMMIT}", *command, *where]
         process = self.start(shlex.join(["ray", "job", "submit", *job]), name)
         return Job(process, self.folder / f"{name}.txt")
+
+    def _at_the_top(self, line: str) -> str:
+        first = self.commands.take("export ")
+        return f"set -e; cd {shlex.quote(str(CHECKOUT))}\n{first}\n{line}"
 
 
 @dataclass(frozen=True)
@@ -218,10 +225,5 @@ def listening(host: Host) -> list[str]:
 
 
 def activated() -> Mapping[str, str]:
-    """Return what the user's shell has: the environment, and how jobs are reached."""
-    jobs = {"RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
-    return {"PATH": f"{VENV / 'bin'}:{PATH}", **jobs}
-
-
-def _at_the_top(line: str) -> str:
-    return f"cd {shlex.quote(str(CHECKOUT))} && {line}"
+    """Return what the user's shell has."""
+    return {"PATH": f"{VENV / 'bin'}:{PATH}"}

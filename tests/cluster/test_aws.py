@@ -42,7 +42,7 @@ USER, HEAD = "USER", "HEAD"  # access keys: the user's, and the one that the hea
 ADDRESS = "172.31.255.9"  # the user's
 ASKED_FOR = "$(curl -fsS https://checkip.amazonaws.com)"  # how the document finds it
 MLFLOW = "http://127.0.0.1:5000"  # through the tunnel
-RESUME = "ray job submit --working-dir . -- SEARCH_GIT_COMMIT"
+RESUME = "ray job submit --working-dir . --submission-id second"
 DOCTOR = "ray job submit --working-dir . -- python -m search.doctor"
 
 WORKERS = 2  # at most; one at first
@@ -216,6 +216,8 @@ class Play:
             name: _files_with(self.password, host)
             for name, host in {"head": self.head, "worker": new}.items()
         }
+        mode = "stat -c %a ~/.ray/auth_token"
+        self.modes = {host.run(mode).stdout.strip() for host in (self.head, new)}
         self.head_processes = self.head.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
         self.home_of_worker = new.run("ls -A /home/ubuntu").stdout.split()
 
@@ -355,6 +357,10 @@ def test_the_password_is_known_to_the_head_alone(played: Play) -> None:
     assert played.secrets == {"head": ["600 /root/mlflow/store"], "worker": []}
     assert "mlflow server" in played.head_processes
     assert played.password not in played.head_processes
+
+
+def test_the_token_is_for_its_user_only(played: Play) -> None:
+    assert played.modes == {"600"}
 
 
 def test_a_worker_lost_in_mid_trial_is_replaced_and_its_trial_runs_again(played: Play) -> None:

@@ -17,9 +17,10 @@ from document import Commands
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from own_machines import (
-    CHECKOUT,
+    CERTIFICATES,
     COMMIT,
     CONFIG,
+    DOCUMENT,
     HEAD,
     KEEP,
     LAPTOP,
@@ -59,6 +60,15 @@ NOTICED_S = 8.0  # health checks of cluster-local.yaml: 3 that are missed, of 3 
 TRACE = "/tmp/was-here"  # of a job that a stranger sends
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a port answered a stranger, as stranger.py has it."""
+
+    page: tuple[int, str] | None
+    health: str
+    methods: dict[str, dict[str, int]]
+
+
 @dataclass
 class Story:
     """What was seen on the way."""
@@ -69,13 +79,15 @@ class Story:
     kept: list[Run] = field(default_factory=list)  # what had ended when the head was lost
     answers: dict[str, dict[str, str]] = field(default_factory=dict)  # door -> token -> answer
     traces: dict[str, bool] = field(default_factory=dict)  # whether a job had run before these
-    ports: dict[str, Any] = field(default_factory=dict)  # what each answers, without a token
+    ports: dict[str, Heard] = field(default_factory=dict)  # what a stranger heard at each
     code: int = -1  # of the search that was gone on with
     searches: list[Run] = field(default_factory=list)
     trials: list[Run] = field(default_factory=list)
     refits: list[Run] = field(default_factory=list)
     versions: list[ModelVersion] = field(default_factory=list)
     models: list[str] = field(default_factory=list)  # the refit's, on the disk
+    copied: list[str] = field(default_factory=list)  # of the named disk, to the laptop
+    untyped: list[str] = field(default_factory=list)  # blocks of the document
     left: list[str] = field(default_factory=list)  # after `ray down`, and after everything
 
 
@@ -84,8 +96,8 @@ def told_in(folder: Path) -> Story:
     disk, seen = folder / "disk", Story()
     disk.mkdir()
     with Hosts(folder, prefix=PREFIX, keep=KEEP) as network:
-        laptop = Laptop(network.add("laptop", LAPTOP), folder)
-        laptop.prepare()
+        laptop = Laptop(network.add("laptop", LAPTOP), folder, Commands(DOCUMENT))
+        laptop.types("ssh-keygen")
         tell(Machines(network, laptop, disk, put_trips(folder / "trips")), Books(disk), seen)
     seen.left += [link for link in hosts.links() if link.startswith(PREFIX)]
     seen.left += [each.name for each in hosts.NAMED.glob(f"{PREFIX}-*")]
@@ -99,10 +111,10 @@ def story(told: Mapping[str, Future[Any]]) -> Story:
 
 
 def tell(machines: Machines, books: Books, seen: Story) -> None:
-    laptop, commands = machines.laptop, Commands(CHECKOUT / "docs" / "own-machines.md")
+    laptop = machines.laptop
     head, first, second = machines.head("head", HEAD), machines.worker(1), machines.worker(2)
     laptop.write(adapted(head.address), CONFIG)
-    laptop.run(f"ray up -y {CONFIG}")
+    laptop.types("ray up")
     laptop.attach()
     wait_for_nodes(head)
     seen.modes = {each.name: mode_of_token(each) for each in (head, first, second)}
@@ -123,8 +135,8 @@ def tell(machines: Machines, books: Books, seen: Story) -> None:
     seen.kept = books.ended()
 
     spare, _ = machines.head("spare", HEAD), machines.worker(1)
-    laptop.run(commands.take("rm -f /tmp/ray/"))
-    laptop.run(f"ray up -y {CONFIG}")
+    laptop.types("rm -f /tmp/ray/")
+    laptop.types("ray up")
     laptop.attach()
     # The workers join while the search waits for a sign of life of its lost driver.
     job = laptop.submit("gone-on-with", ["--resume", NAME])
@@ -137,8 +149,13 @@ def tell(machines: Machines, books: Books, seen: Story) -> None:
     seen.refits, seen.versions = books.runs("refit"), list(books.client.search_model_versions())
     models = (Path(*file.parts[-2:]) for file in machines.disk.rglob("model.ubj"))
     seen.models = [str(each) for each in models if each.parent.name == "models"]
-    laptop.run(f"ray down -y {CONFIG}")
+    laptop.types("ray rsync-down")
+    seen.copied = laptop.host.run("cd ~/search-backup && find mlflow -type f").stdout.split()
+    laptop.types("ray exec")
+    wait_until(lambda: not spare.run("pgrep -f 'mlflow server'").stdout, 30, "the server's end")
+    laptop.types("ray down")
     seen.left += spare.run("pgrep -a 'raylet|gcs_server'").stdout.splitlines()
+    seen.untyped = laptop.commands.left
 
 
 def mode_of_token(host: Host) -> str:
@@ -162,7 +179,8 @@ def doors(stranger: Host, head: Host, worker: Host) -> dict[str, Callable[[str],
         return http(stranger, "--json", json.dumps({"entrypoint": f"touch {TRACE}"}), url)
 
     def ask_gcs(token: str) -> str:
-        mode = {"RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+        shown = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        mode = shown if token else {"RAY_AUTH_MODE": "disabled"}
         command = ["ray", "status", "--address", f"{head.address}:6379"]
         asked = stranger.run(command, environment={**activated(), **mode})
         refused = "AuthenticationError" in asked.stderr
@@ -188,7 +206,7 @@ def try_the_doors(stranger: Host, head: Host, worker: Host, token: str, seen: St
     targets = [*listening(head), *listening(worker), f"{head.address}:8265", f"{head.address}:5000"]
     asked = stranger.run([sys.executable, str(Path(__file__).with_name("stranger.py")), *targets])
     assert asked.returncode == 0, asked.stderr
-    seen.ports = json.loads(asked.stdout)
+    seen.ports = {at: Heard(**said) for at, said in json.loads(asked.stdout).items()}
 
 
 def test_all_trials_finished_exactly_once(story: Story) -> None:
@@ -252,25 +270,42 @@ def test_no_door_opens_without_the_token(story: Story) -> None:
 
 
 def test_no_method_of_any_port_answers_without_the_token(story: Story) -> None:
-    """All of Ray's, on every port that can be reached; its client's port is one of them."""
-    counted = {port: said for port, said in story.ports.items() if isinstance(said, dict)}
-    spoken = {port: said for port, said in counted.items() if set(said) != {"UNAVAILABLE"}}
-    assert {f"{HEAD}:{port}" for port in (6379, 8076, 10001)} < set(spoken)
-    for port, said in spoken.items():
-        assert set(said) == {"UNAUTHENTICATED", "UNIMPLEMENTED"}, port
+    """All of Ray's, on every port that can be reached, nor with a wrong one.
+
+    Its client's port is one of them.
+    """
+    for token in ("none", "wrong"):
+        counted = {at: heard.methods[token] for at, heard in story.ports.items() if heard.methods}
+        spoken = {at: said for at, said in counted.items() if set(said) != {"UNAVAILABLE"}}
+        assert {f"{HEAD}:{port}" for port in (6379, 8076, 10001)} < set(spoken)
+        for at, said in spoken.items():
+            assert set(said) == {"UNAUTHENTICATED", "UNIMPLEMENTED"}, at
 
 
 def test_dashboard_and_tracking_server_cannot_be_reached(story: Story) -> None:
     """They are on the head's loopback."""
     for port in (8265, 5000):
-        assert set(story.ports[f"{HEAD}:{port}"]) == {"UNAVAILABLE"}
+        assert set(story.ports[f"{HEAD}:{port}"].methods["none"]) == {"UNAVAILABLE"}
 
 
-def test_only_metrics_are_open(story: Story) -> None:
-    """What answers a GET without the token is what docs/own-machines.md says it is."""
-    answered = [said for said in story.ports.values() if isinstance(said, list)]
+def test_only_metrics_and_health_are_open(story: Story) -> None:
+    """What answers without the token is what docs/own-machines.md says it is."""
+    answered = [heard.page for heard in story.ports.values() if heard.page]
     assert {status for status, _ in answered} == {200, 401}
     assert all(line.startswith("# HELP") for status, line in answered if status == 200)
+    healthy = {at for at, heard in story.ports.items() if heard.health == "OK"}
+    assert {f"{HEAD}:6379", f"{HEAD}:8076", f"{HEAD}:52365"} <= healthy
+
+
+def test_each_command_of_the_document_was_typed(story: Story) -> None:
+    """But for the certificates, which test_tls.py makes."""
+    (certificates,) = story.untyped
+    assert certificates.startswith(CERTIFICATES)
+
+
+def test_the_copy_has_runs_and_models(story: Story) -> None:
+    assert "mlflow/mlflow.db" in story.copied
+    assert any(file.endswith("models/model.ubj") for file in story.copied)
 
 
 def test_nothing_is_left(story: Story) -> None:

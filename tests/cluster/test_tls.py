@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from document import Commands
 from own_machines import (
-    CHECKOUT,
+    CERTIFICATES,
     CONFIG,
+    DOCUMENT,
     HEAD,
     KEEP,
     LAPTOP,
@@ -46,11 +47,9 @@ SETTING = (
 def test_a_search_runs_over_tls_and_nobody_is_heard_without_a_certificate(tmp_path: Path) -> None:
     """The nodes' own calls are for holders of a certificate; Ray's HTTP is as it was."""
     with Hosts(tmp_path, prefix="tls", keep=KEEP) as network:
-        laptop = Laptop(network.add("laptop", LAPTOP), tmp_path)
-        laptop.prepare()
-        make = Commands(CHECKOUT / "docs" / "own-machines.md").take(
-            "(umask 077; mkdir -p ~/.ray/tls"
-        )
+        laptop = Laptop(network.add("laptop", LAPTOP), tmp_path, Commands(DOCUMENT))
+        laptop.types("ssh-keygen")
+        make = laptop.commands.take(CERTIFICATES)
         named = ("10.0.0.10", "10.0.0.11", "10.0.0.12")
         for example, address in zip(named, (HEAD, *WORKERS), strict=True):
             assert example in make
@@ -60,7 +59,7 @@ def test_a_search_runs_over_tls_and_nobody_is_heard_without_a_certificate(tmp_pa
         (tmp_path / "disk").mkdir()
         machines = Machines(network, laptop, tmp_path / "disk", put_trips(tmp_path / "trips"))
         head, worker, _ = machines.head("head", HEAD), machines.worker(1), machines.worker(2)
-        laptop.run(f"ray up -y {CONFIG}")
+        laptop.types("ray up")
         laptop.attach()
         wait_for_nodes(head)
         trips = ["--train-data", f"{TRIPS}/train.parquet", "--valid-data", f"{TRIPS}/valid.parquet"]

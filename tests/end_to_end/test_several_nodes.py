@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +21,18 @@ from several_nodes import several_nodes
 
 pytestmark = pytest.mark.slow
 
-TRIALS = 12
+TRIALS = 30
 SLEEPER = ["--trainable", "benchmarks.toys:SLEEPER", "--scheduler", "none"]
 BLINK = ["--trainable", "benchmarks.toys:BLINK", "--scheduler", "none"]
 SAMPLE = ["--train-data", "sample", "--valid-data", "sample"]
 
 NewStore = Callable[[Path], str]
+Moved = tuple[Ended, str, float]  # the command, its store, when a node went
 
 
 @pytest.fixture(scope="module")
-def moved(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> tuple[Ended, str]:
-    """A search that begins before there is a worker, loses a node and gains two; its store."""
+def moved(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Moved:
+    """A search that begins before there is a worker, loses a node and gains two."""
     folder = tmp_path_factory.mktemp("moved")
     uri = new_store(folder)
     with several_nodes() as nodes:
@@ -38,17 +40,19 @@ def moved(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> tupl
         with search([*options, "--address", nodes.address], folder) as command:
             wait_until(lambda: "waiting for one to join" in command.stderr, 60, "a word")
             nodes.add(1)
+            wait_until(lambda: "room for 1 trial" in command.stderr, 60, "the first node seen")
             nodes.add(1)
             wait_until(lambda: busy(uri) == 2 and done(uri) >= 2, 60, "both nodes at work")
             nodes.remove()
+            removed_ms = time.time() * 1000
             wait_until(lambda: "is gone" in command.stderr, 60, "the loss noticed")
             nodes.add(2)
             wait_until(lambda: busy(uri) == 3, 60, "the new node at work")
-            return command.ended(120), uri
+            return command.ended(120), uri, removed_ms
 
 
-def test_all_trials_finish_once(moved: tuple[Ended, str]) -> None:
-    ended, uri = moved
+def test_all_trials_finish_once(moved: Moved) -> None:
+    ended, uri, _ = moved
     assert ended.code == 0, ended.stderr
     runs = trials(uri)
     assert Counter(run.data.tags["search.trial_id"] for run in runs) == Counter(
@@ -59,16 +63,17 @@ def test_all_trials_finish_once(moved: tuple[Ended, str]) -> None:
     assert json.loads(ended.stdout)["trials"]["finished"] == TRIALS
 
 
-def test_a_trial_of_the_lost_node_runs_again_in_its_own_run(moved: tuple[Ended, str]) -> None:
-    """Each trial sleeps a second: one that took two, at least, was begun twice."""
-    _, uri = moved
-    took_s = [(run.info.end_time - run.info.start_time) / 1000 for run in trials(uri)]
-    assert sum(seconds > 1.9 for seconds in took_s) >= 1
+def test_a_trial_of_the_lost_node_runs_again_in_its_own_run(moved: Moved) -> None:
+    """Of those at work when it went, one took two sleeps of a second: it was begun twice."""
+    _, uri, removed_ms = moved
+    spans = [(run.info.start_time, run.info.end_time) for run in trials(uri)]
+    at_work = [(start, end) for start, end in spans if start < removed_ms < end]
+    assert any(end - start > 1900 for start, end in at_work)
 
 
-def test_it_says_who_comes_and_goes(moved: tuple[Ended, str]) -> None:
-    ended, _ = moved
-    said = [line for line in ended.said if line.startswith("node ")]
+def test_it_says_who_comes_and_goes(moved: Moved) -> None:
+    ended, _, _ = moved
+    said = [line for line in ended.said if re.match(r"node \S+ (has joined|is gone)", line)]
     assert [re.sub(r"node \S+ ", "", line) for line in said] == [
         "has joined; room for 1 trial at once",
         "has joined; room for 2 trials at once",

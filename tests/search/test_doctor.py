@@ -13,7 +13,7 @@ from search.errors import InputError
 from search.nodes import Node
 from search.witness import NONE, Answer, Said, Unloadable, code_digest
 
-HERE = Said("3.12.1", {"ray": "2.60.0", "numpy": "2.4.6", "pandas": "3.0.1"}, "abc", 4, 9 << 30)
+HERE = Said("3.12.1", {"ray": "2.60.0", "numpy": "2.4.6", "pandas": "3.0.1"}, "abc", 8, 9 << 30)
 NODES = [Node("a", "10.0.0.1", 4), Node("b", "10.0.0.2", 8)]
 
 
@@ -52,6 +52,7 @@ def test_what_would_change_a_trial_is_refused(other: dict[str, Any], words: list
     ("other", "words"),
     [
         ({"packages": {**HERE.packages, "pandas": "3.0.2"}}, "pandas 3.0.2, here 3.0.1"),
+        ({"cpus": 2}, "Ray counts on 8 CPUs, it has 2"),
         ({"free_bytes": 1 << 30}, "1.0 GiB of disk free"),
         ({"clock_off_s": -30.0}, "its clock is -30.0 s off"),
     ],

@@ -59,7 +59,7 @@ def test_a_cluster_without_workers_is_waited_for(there: list[Node]) -> None:
 def test_follows_who_comes_and_goes(there: list[Node]) -> None:
     said: list[str] = []
     joined: list[Node] = []
-    nodes = Nodes(1, None, grows=True, say=said.append, joined=joined.append)
+    nodes = Nodes(1, None, grows=True, say=said.append, joined=joined.extend)
     there.remove(A)
     nodes._look()
     assert nodes.width == 2
