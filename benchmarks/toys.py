@@ -60,6 +60,13 @@ class Sleeper(Trivial):
     seconds = 1.0
 
 
+class Nap(Trivial):
+    """The same, long enough for something to happen in the middle of it."""
+
+    name = "nap"
+    seconds = 4.0
+
+
 class Blink(Trivial):
     """The same, shorter than a worker takes to start."""
 
@@ -67,4 +74,4 @@ class Blink(Trivial):
     seconds = 0.3
 
 
-TRIVIAL, SLEEPER, BLINK = Trivial(), Sleeper(), Blink()
+TRIVIAL, SLEEPER, NAP, BLINK = Trivial(), Sleeper(), Nap(), Blink()

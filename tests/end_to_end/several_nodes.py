@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from command import MARK, REPOSITORY, kill_all
 
@@ -95,8 +97,18 @@ def serve() -> None:
                 node = cluster.add_node(num_cpus=int(cpus), env_vars={"PYTHONPATH": path})
                 nodes.append(node)
             case ["remove"]:
+                end_workers(nodes[0])
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)
         print("> done", flush=True)
+
+
+def end_workers(node: Any) -> None:
+    """Kill a node's workers, before anybody can say so: left alone they would end their trials."""
+    (raylet,) = (each.process.pid for each in node.all_processes["raylet"])
+    os.kill(raylet, signal.SIGSTOP)
+    for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
 
 
 if __name__ == "__main__":
