@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from command import HAS_REAL_DATA, REAL_TRAIN, REAL_VALID
+from command import REPOSITORY, put_months, wait_until
 from document import Commands
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from benchmarks.hosts import PATH, Disk, Host, Hosts, wait_until
-from search.sample import made_month
+from benchmarks.hosts import PATH, Disk, Host, Hosts
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 VENV = Path(sys.prefix)
-KEEP = (VENV, Path(sys.base_prefix), CHECKOUT)
+KEEP = (VENV, Path(sys.base_prefix), REPOSITORY)
 
 HEAD, WORKERS = "10.88.0.10", ("10.88.0.21", "10.88.0.22")
 LAPTOP, STRANGER = "10.88.0.100", "10.88.0.200"
 
-DOCUMENT = CHECKOUT / "docs" / "own-machines.md"
+DOCUMENT = REPOSITORY / "docs" / "own-machines.md"
 CONFIG = "/root/cluster-local.yaml"
 CERTIFICATES = "(umask 077; mkdir -p ~/.ray/tls"  # how their block begins
 KEY = "~/.ssh/search_cluster"
@@ -45,7 +43,7 @@ def adapted(head: str, *, tls: bool = False) -> str:
     The environment is the one of this test, which every host sees: there is no index to install
     from. All hosts share the cores of one machine, so each worker is told that it has one.
     """
-    text = (CHECKOUT / "cluster-local.yaml").read_text()
+    text = (REPOSITORY / "cluster-local.yaml").read_text()
     if tls:
         text, lines = re.subn(r"# (~/.ray/tls: |export RAY_USE_TLS=1 )", r"\1", text)
         assert lines == 2, "a mount and a setting"
@@ -58,18 +56,6 @@ def adapted(head: str, *, tls: bool = False) -> str:
     config["worker_start_ray_commands"][-1] += " --num-cpus=1"
     adapted: str = yaml.safe_dump(config, width=10_000)
     return adapted
-
-
-def put_trips(folder: Path) -> Path:
-    """Put two months into a folder: the real ones, or made ones where they are missing."""
-    folder.mkdir()
-    if HAS_REAL_DATA:
-        shutil.copy(REAL_TRAIN, folder / "train.parquet")
-        shutil.copy(REAL_VALID, folder / "valid.parquet")
-    else:
-        made_month("2021-01").to_parquet(folder / "train.parquet")
-        made_month("2021-02").to_parquet(folder / "valid.parquet")
-    return folder
 
 
 @dataclass(frozen=True)
@@ -105,6 +91,11 @@ class Laptop:
         """Start one, and leave it running."""
         return self.host.start(self._at_the_top(line), self.folder / f"{name}.txt", activated())
 
+    def bring_up(self) -> None:
+        """Start the cluster, and look at it."""
+        self.types("ray up")
+        self.attach()
+
     def attach(self) -> None:
         """Make the head's dashboard and its MLflow answer on the laptop, too.
 
@@ -126,7 +117,7 @@ class Laptop:
 
     def _at_the_top(self, line: str) -> str:
         first = self.commands.take("export ")
-        return f"set -e; cd {shlex.quote(str(CHECKOUT))}\n{first}\n{line}"
+        return f"set -e; cd {shlex.quote(str(REPOSITORY))}\n{first}\n{line}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +158,10 @@ class Machines:
         disks = [Disk(self.disk, DISK), Disk(self.trips, TRIPS)]
         return self.hosts.add(name, address, disks=disks, authorized=[self.laptop.public_key])
 
+    @property
+    def books(self) -> Books:
+        return Books(self.disk)
+
     def worker(self, number: int) -> Host:
         """Start a machine that has nothing but its address."""
         opened = [self.laptop.public_key]
@@ -197,6 +192,17 @@ class Books:
     def ended(self) -> list[Run]:
         """Return the trials that have ended."""
         return [run for run in self.runs("trial") if run.info.status != "RUNNING"]
+
+
+@contextlib.contextmanager
+def machines_at_hand(folder: Path, prefix: str) -> Iterator[Machines]:
+    """Have what there is before a cluster: a laptop with its key and token, a disk, trips."""
+    disk = folder / "disk"
+    disk.mkdir()
+    with Hosts(folder, prefix=prefix, keep=KEEP) as network:
+        laptop = Laptop(network.add("laptop", LAPTOP), folder, Commands(DOCUMENT))
+        laptop.types("ssh-keygen")
+        yield Machines(network, laptop, disk, put_months(folder / "trips"))
 
 
 def alive(head: Host) -> set[str]:

@@ -28,7 +28,7 @@ from typing import Any
 import ec2
 import pytest
 import yaml  # type: ignore[import-untyped]
-from command import HAS_REAL_DATA, REAL_TRAIN, REAL_VALID, REPOSITORY, wait_until
+from command import REPOSITORY, put_months, wait_until
 from document import Commands
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -293,7 +293,7 @@ class Play:
 def told_in(folder: Path) -> Play:
     """Play all of it, in hosts that are gone afterwards."""
     environment = [Path(sys.prefix), Path(sys.base_prefix)]
-    checkout, trips = _checkout(folder / "checkout"), _trips(folder / "trips")
+    checkout, trips = _checkout(folder / "checkout"), put_months(folder / "trips")
     with (
         hosts.Hosts(folder, prefix="aws", network=ec2.VPC, keep=environment) as network,
         ec2.Cloud(network) as cloud,
@@ -465,20 +465,6 @@ def _checkout(folder: Path) -> Path:
         if name and (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
-    return folder
-
-
-def _trips(folder: Path) -> Path:
-    folder.mkdir()
-    train, valid = folder / "train.parquet", folder / "valid.parquet"
-    if HAS_REAL_DATA:
-        shutil.copy(REAL_TRAIN, train)
-        shutil.copy(REAL_VALID, valid)
-    else:
-        from search.sample import made_month
-
-        made_month("2021-01").to_parquet(train)
-        made_month("2021-02").to_parquet(valid)
     return folder
 
 

@@ -12,34 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import HAS_REAL_DATA
-from document import Commands
+from command import HAS_REAL_DATA, wait_until
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from own_machines import (
     CERTIFICATES,
     COMMIT,
     CONFIG,
-    DOCUMENT,
     HEAD,
-    KEEP,
-    LAPTOP,
     STRANGER,
     TOKEN,
     TRIPS,
     WORKERS,
     Books,
-    Laptop,
     Machines,
     activated,
     adapted,
     listening,
-    put_trips,
+    machines_at_hand,
     wait_for_nodes,
 )
 
 from benchmarks import hosts
-from benchmarks.hosts import Host, Hosts, wait_until
+from benchmarks.hosts import Host
 
 UNUSABLE = hosts.unusable()
 pytestmark = [
@@ -93,12 +88,9 @@ class Story:
 
 def told_in(folder: Path) -> Story:
     """All of it, on hosts that are gone afterwards."""
-    disk, seen = folder / "disk", Story()
-    disk.mkdir()
-    with Hosts(folder, prefix=PREFIX, keep=KEEP) as network:
-        laptop = Laptop(network.add("laptop", LAPTOP), folder, Commands(DOCUMENT))
-        laptop.types("ssh-keygen")
-        tell(Machines(network, laptop, disk, put_trips(folder / "trips")), Books(disk), seen)
+    seen = Story()
+    with machines_at_hand(folder, PREFIX) as machines:
+        tell(machines, machines.books, seen)
     seen.left += [link for link in hosts.links() if link.startswith(PREFIX)]
     seen.left += [each.name for each in hosts.NAMED.glob(f"{PREFIX}-*")]
     return seen
@@ -114,8 +106,7 @@ def tell(machines: Machines, books: Books, seen: Story) -> None:
     laptop = machines.laptop
     head, first, second = machines.head("head", HEAD), machines.worker(1), machines.worker(2)
     laptop.write(adapted(head.address), CONFIG)
-    laptop.types("ray up")
-    laptop.attach()
+    laptop.bring_up()
     wait_for_nodes(head)
     seen.modes = {each.name: mode_of_token(each) for each in (head, first, second)}
     seen.worker_sees_trips = first.run(["ls", TRIPS]).returncode == 0
@@ -136,8 +127,7 @@ def tell(machines: Machines, books: Books, seen: Story) -> None:
 
     spare, _ = machines.head("spare", HEAD), machines.worker(1)
     laptop.types("rm -f /tmp/ray/")
-    laptop.types("ray up")
-    laptop.attach()
+    laptop.bring_up()
     # The workers join while the search waits for a sign of life of its lost driver.
     job = laptop.submit("gone-on-with", ["--resume", NAME])
     wait_for_nodes(spare)

@@ -8,28 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from document import Commands
 from own_machines import (
     CERTIFICATES,
     CONFIG,
-    DOCUMENT,
     HEAD,
-    KEEP,
-    LAPTOP,
     STRANGER,
     TRIPS,
     WORKERS,
-    Books,
-    Laptop,
-    Machines,
     adapted,
     listening,
-    put_trips,
+    machines_at_hand,
     wait_for_nodes,
 )
 
 from benchmarks import hosts
-from benchmarks.hosts import Host, Hosts
+from benchmarks.hosts import Host
 
 UNUSABLE = hosts.unusable()
 pytestmark = [
@@ -46,9 +39,8 @@ SETTING = (
 
 def test_a_search_runs_over_tls_and_nobody_is_heard_without_a_certificate(tmp_path: Path) -> None:
     """The nodes' own calls are for holders of a certificate; Ray's HTTP is as it was."""
-    with Hosts(tmp_path, prefix="tls", keep=KEEP) as network:
-        laptop = Laptop(network.add("laptop", LAPTOP), tmp_path, Commands(DOCUMENT))
-        laptop.types("ssh-keygen")
+    with machines_at_hand(tmp_path, "tls") as machines:
+        laptop = machines.laptop
         make = laptop.commands.take(CERTIFICATES)
         named = ("10.0.0.10", "10.0.0.11", "10.0.0.12")
         for example, address in zip(named, (HEAD, *WORKERS), strict=True):
@@ -56,21 +48,18 @@ def test_a_search_runs_over_tls_and_nobody_is_heard_without_a_certificate(tmp_pa
             make = make.replace(example, address)
         laptop.run(make)
         laptop.write(adapted(HEAD, tls=True), CONFIG)
-        (tmp_path / "disk").mkdir()
-        machines = Machines(network, laptop, tmp_path / "disk", put_trips(tmp_path / "trips"))
         head, worker, _ = machines.head("head", HEAD), machines.worker(1), machines.worker(2)
-        laptop.types("ray up")
-        laptop.attach()
+        laptop.bring_up()
         wait_for_nodes(head)
         trips = ["--train-data", f"{TRIPS}/train.parquet", "--valid-data", f"{TRIPS}/valid.parquet"]
         job = laptop.submit("searched", ["--num-samples", "2", "--trainable", "ridge", *trips])
         assert job.ended(120) == 0, job.output.read_text()
-        assert len(Books(tmp_path / "disk").ended()) == 2
+        assert len(machines.books.ended()) == 2
 
         targets = [*listening(head), *listening(worker)]
         shaken = [sys.executable, HANDSHAKE, *targets]
         known = answers(laptop.host, f"cd ~/.ray && {SETTING} {' '.join(shaken)}")
-        unknown = answers(network.add("stranger", STRANGER), " ".join(shaken))
+        unknown = answers(machines.hosts.add("stranger", STRANGER), " ".join(shaken))
         secured = {target for target, answer in known.items() if answer == "greeted"}
         assert {f"{HEAD}:{port}" for port in (6379, 8076, 10001)} <= secured
         assert f"{WORKERS[0]}:8076" in secured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -208,6 +209,21 @@ def server(argv: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
 def activated() -> dict[str, str]:
     """Return what an activated virtual environment sets: `mlflow models` looks for uvicorn."""
     return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def put_months(folder: Path) -> Path:
+    """Put two months into a new folder: the real ones, or made ones where they are missing."""
+    from search.sample import made_month
+
+    folder.mkdir()
+    train, valid = folder / "train.parquet", folder / "valid.parquet"
+    if HAS_REAL_DATA:
+        shutil.copy(REAL_TRAIN, train)
+        shutil.copy(REAL_VALID, valid)
+    else:
+        made_month("2021-01").to_parquet(train)
+        made_month("2021-02").to_parquet(valid)
+    return folder
 
 
 def few_trips(rows: int = 30, minutes: float | None = None, first_zone: int = 41) -> pd.DataFrame:
