@@ -223,7 +223,10 @@ class Hosts:
             self.key.unlink(missing_ok=True)
             make_key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)]
             subprocess.run(make_key, check=True, capture_output=True)
-            _ip("link", "add", self._bridge, "type", "bridge")
+            # Of its own it would have the lowest of its ports', another one when that port goes:
+            # the hosts that stay would send to the one that is gone, for up to a minute.
+            hardware = ["address", _hardware(self.gateway)]
+            _ip("link", "add", self._bridge, *hardware, "type", "bridge")
             address = f"{self.gateway}/{self.network.prefixlen}"
             _ip("address", "add", address, "dev", self._bridge)
             _ip("link", "set", self._bridge, "up")
@@ -269,9 +272,8 @@ class Hosts:
         return host
 
     def _plug_in(self, namespace: str, link: str, address: str) -> None:
-        # A hardware address made from the host's: who comes back at an address is known at once.
-        hardware = ":".join(["02", "00", *(f"{byte:02x}" for byte in _packed(address))])
-        peer = ["peer", "name", "eth0", "address", hardware, "netns", namespace]
+        # Who comes back at an address is known at once.
+        peer = ["peer", "name", "eth0", "address", _hardware(address), "netns", namespace]
         _ip("link", "add", link, "type", "veth", *peer)
         _ip("link", "set", link, "master", self._bridge, "up")
         within = f"{address}/{self.network.prefixlen}"
@@ -415,8 +417,9 @@ def _greets(address: str) -> bool:
     return False
 
 
-def _packed(address: str) -> bytes:
-    return ipaddress.IPv4Address(address).packed
+def _hardware(address: str) -> str:
+    """Return the hardware address that goes with an address here."""
+    return "02:00:" + ipaddress.IPv4Address(address).packed.hex(":")
 
 
 def _watch_over(prefix: str) -> None:

@@ -87,6 +87,18 @@ def test_one_that_is_powered_off_says_no_goodbye(network: Hosts, tmp_path: Path)
     assert second.run(f"timeout 1 bash -c 'exec 3<>/dev/tcp/{FIRST}/22'").returncode != 0
 
 
+def test_this_machine_is_found_at_the_same_place_when_a_host_goes(network: Hosts) -> None:
+    """Those that stay would wait for it, up to a minute, and what they wait for is on it."""
+    place = Path("/sys/class/net/trybr/address")
+    found = [place.read_text()]
+    for name, address in (("first", FIRST), ("second", SECOND)):
+        host = network.add(name, address)
+        found.append(place.read_text())
+        host.power_off()
+        found.append(place.read_text())
+    assert found == found[:1] * len(found)
+
+
 def test_an_address_outside_the_network_is_refused(network: Hosts) -> None:
     for address in ("10.88.0.10", network.gateway):
         with pytest.raises(ValueError, match=address):
