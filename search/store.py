@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import sqlite3
 import tempfile
 import threading
 import time
@@ -33,6 +34,7 @@ CONNECT_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 10  # later on, when others wait
 DATABASE_TIMEOUT_S = 12.0  # one that MLflow asks again and again by itself
 CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
+STILL_S = 10.0  # a file that nobody has written for so long is nobody's work under way
 POSTGRESQL = ("postgresql:", "postgresql+")  # how its URIs begin
 PATIENCE_S = 120.0  # for a server that is away while nothing else can go on
 LAST_PATIENCE_S = 10.0  # for one that is away when the search leaves anyway
@@ -404,6 +406,7 @@ def _reached(uri: str, name: str, create: bool) -> str:
     """
     if create:
         _make_whole(uri)
+    _let_others_finish(uri)
     with _alone(uri):
         for wait_s in RETRY_AFTER_S if uri.startswith("sqlite:") else ():
             try:
@@ -439,18 +442,60 @@ def _alone(uri: str) -> Iterator[None]:
         yield
 
 
-def _make_whole(uri: str) -> None:
-    """Make a sqlite database that is not there yet, whole, and only then put it in its place."""
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as ARTIFACTS
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+def _file(uri: str) -> Path | None:
+    """Return where a sqlite database is, if it is in a file."""
+    if not uri.startswith("sqlite:"):
+        return None
     from sqlalchemy.engine import make_url
 
-    if not uri.startswith("sqlite:") or not (database := make_url(uri).database):
+    database = make_url(uri).database
+    return Path(database) if database and database != ":memory:" else None
+
+
+def _let_others_finish(uri: str) -> None:
+    """Wait while another process makes a sqlite database, or brings it to MLflow's latest schema.
+
+    Who opens it meanwhile is told that it is out of date, or does the same work beside the other.
+    """
+    if (place := _file(uri)) is None or not _written_just_now(place):
         return
-    place = Path(database)
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    latest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    while _written_just_now(place) and _revision(place) != latest:
+        time.sleep(RETRY_AFTER_S[0])
+
+
+def _written_just_now(place: Path) -> bool:
+    written = 0.0
+    for file in (place, place.with_name(f"{place.name}-journal")):  # sqlite writes there first
+        with contextlib.suppress(OSError):  # MLflow's own way says so
+            written = max(written, file.stat().st_mtime)
+    return time.time() - written < STILL_S
+
+
+def _revision(place: Path) -> str | None:
+    """Return the revision of the schema that a database has; nothing where it says none yet."""
+    asked = f"{place.absolute().as_uri()}?mode=ro"
+    with (
+        contextlib.suppress(sqlite3.Error),  # no such table, or it is locked
+        contextlib.closing(sqlite3.connect(asked, uri=True)) as database,
+    ):
+        found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(found[0]) if found else None
+    return None
+
+
+def _make_whole(uri: str) -> None:
+    """Make a sqlite database that is not there yet, whole, and only then put it in its place."""
+    if (place := _file(uri)) is None:
+        return
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as ARTIFACTS
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     # where the folder cannot be written, or knows no links, MLflow's own way says so
     with contextlib.suppress(OSError):
-        if place.exists() or database == ":memory:":
+        if place.exists():
             return
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".mlflow-") as folder:
             aside = Path(folder) / place.name

@@ -161,7 +161,10 @@ class Scene:
                     return
 
     def runs(self) -> list[Run]:
-        """Return every run of the store."""
+        """Return every run of the store; a file that is not there yet is the search's to make."""
+        file = self.uri.removeprefix("sqlite:///")
+        if file != self.uri and not Path(file).exists():
+            return []
         client = MlflowClient(self.uri)
         ids = [each.experiment_id for each in client.search_experiments()]
         return list(client.search_runs(ids, max_results=1_000))
@@ -177,12 +180,14 @@ class Scene:
                 found[trial_id] = run
         return found
 
-    def wait_for_parent(self) -> None:
+    def wait_for_parent(self, command: Command) -> None:
         """Wait until the search has begun."""
 
         def begun() -> bool:
             with contextlib.suppress(MlflowException):
-                return any(run.data.tags.get("search.role") == "search" for run in self.runs())
+                if any(run.data.tags.get("search.role") == "search" for run in self.runs()):
+                    return True
+            assert command.running, f"the search ended: {command.stderr}"
             return False
 
         wait_until(begun, 120, "a parent run")
@@ -329,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
 def driver_killed(scene: Scene) -> None:
     """Kill -9 of the driver, from the parent run's making to the refit."""
     with scene.start() as command:
-        scene.wait_for_parent()
+        scene.wait_for_parent(command)
         scene.some_time(14)
         command.signal_alone(signal.SIGKILL)
         scene.end(command, -9, 0)
@@ -373,7 +378,7 @@ def terminated(scene: Scene) -> None:
 
 def _signalled(scene: Scene, signals: list[signal.Signals]) -> None:
     with scene.start() as command:
-        scene.wait_for_parent()
+        scene.wait_for_parent(command)
         scene.some_time(8)
         for number in signals:
             with contextlib.suppress(ProcessLookupError):
@@ -417,7 +422,7 @@ def server_killed(scene: Scene) -> None:
     with tracking_server(scene) as start:
         served = start()
         with scene.start() as command:
-            scene.wait_for_parent()
+            scene.wait_for_parent(command)
             scene.some_time(6)
             served.signal_group(signal.SIGKILL)
             scene.some_time(6)
@@ -432,7 +437,7 @@ def server_away_to_the_end(scene: Scene) -> None:
     with tracking_server(scene) as start:
         served = start()
         with scene.start() as command:
-            scene.wait_for_parent()
+            scene.wait_for_parent(command)
             scene.some_time(4)
             served.signal_group(signal.SIGKILL)
             scene.end(command, 1)
@@ -478,7 +483,7 @@ def misbehaving(mode: str) -> Callable[[Scene], None]:
             direct, scene.uri = scene.uri, f"http://127.0.0.1:{proxy.server_port}"
             with contextlib.closing(proxy.socket), scene.start() as command:
                 watcher = Scene(scene.folder, scene.chance, direct)
-                watcher.wait_for_parent()
+                watcher.wait_for_parent(command)
                 scene.some_time(4)
                 proxy.mode = mode
                 wait_until(lambda: proxy.faults > 0 or not command.running, 60, "a request")
@@ -504,7 +509,7 @@ def disk_full(scene: Scene) -> None:
     )
     try:
         with scene.start() as command:
-            scene.wait_for_parent()
+            scene.wait_for_parent(command)
             scene.some_time(5)
             filler = disk / "filler"
             with contextlib.suppress(OSError), filler.open("wb") as file:
@@ -523,7 +528,7 @@ def disk_full(scene: Scene) -> None:
 def second_driver(scene: Scene) -> None:
     """A second driver while the first lives is refused; the first does not notice."""
     with scene.start() as command:
-        scene.wait_for_parent()
+        scene.wait_for_parent(command)
         scene.some_time(3)
         with scene.resume() as second:
             code = scene.end(second, 2, 0)  # 0: the first had ended
@@ -535,7 +540,7 @@ def second_driver(scene: Scene) -> None:
 def two_resumes(scene: Scene) -> None:
     """The driver is killed, and two go on with its search at the same moment."""
     with scene.start() as command:
-        scene.wait_for_parent()
+        scene.wait_for_parent(command)
         scene.some_time(8)
         command.signal_alone(signal.SIGKILL)
         scene.end(command, -9, 0)
