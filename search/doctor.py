@@ -12,15 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from search.errors import InputError, SearchError
 from search.server import check, disable_telemetry, without_credentials
 from search.settings import ADDRESS_HELP, TRACKING_HELP, Parser, tracking_uri
-from search.witness import FITTED_WITH, NONE, Answer, Said, Unloadable
-
-if TYPE_CHECKING:
-    from search.nodes import Node
+from search.witness import FITTED_WITH, NONE, Answer, Node, Said, Unloadable
 
 LEAST_FREE_BYTES = 2 * 2**30  # Ray spills objects there, and refuses below 5 %
 CLOCK_OFF_S = 1.0
@@ -107,8 +103,9 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m search.doctor",
-        description="See that every node of a cluster has the driver's Python, packages and code, "
-        "a clock and a disk to work with, and that the tracking server answers.",
+        description="See that every node of a cluster, or this machine alone, has the driver's "
+        "Python, packages and code, a clock and a disk to work with, and that the tracking server "
+        "answers.",
     )
     parser.add_argument(
         "--address", default="local", metavar="local|auto|HOST:PORT", help=ADDRESS_HELP
@@ -121,11 +118,17 @@ def _looked(given: argparse.Namespace) -> int:
     uri = tracking_uri(given.tracking_uri)
     check(uri)
     disable_telemetry()
-    examined = None if given.address == "local" else _examined(given.address)
-    for line in [*examined.table(), *examined.verdict()] if examined else []:
+    examined = _alone() if given.address == "local" else _examined(given.address)
+    for line in [*examined.table(), *examined.verdict()]:
         print(line, flush=True)
     print(_served(uri), flush=True)
-    return 1 if examined and examined.differences else 0
+    return 1 if examined.differences else 0
+
+
+def _alone() -> Examined:
+    """Look at this machine, where a search has a Ray of its own."""
+    here = Said.here()
+    return Examined(here, [Node("here", "here", here.cpus)], {"here": Answer(here, 0.0)})
 
 
 def _examined(address: str) -> Examined:

@@ -6,29 +6,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import InputError
-from search.witness import Answer, Unloadable, Witness
+from search.witness import Answer, Node, Unloadable, Witness
 
 LOOK_EVERY_S = 1.0
 ANSWER_S = 30.0  # for a node that starts a process, on a slow disk
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine that Ray counts on."""
-
-    id: str
-    address: str
-    cpus: int
-
-    def room(self, cpus_each: int) -> int:
-        """Return how many trials of so many CPUs it holds."""
-        return self.cpus // cpus_each
 
 
 def alive() -> list[Node]:

@@ -20,6 +20,19 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
+class Node:
+    """A machine that Ray counts on."""
+
+    id: str
+    address: str
+    cpus: int
+
+    def room(self, cpus_each: int) -> int:
+        """Return how many trials of so many CPUs it holds."""
+        return self.cpus // cpus_each
+
+
+@dataclass(frozen=True)
 class Said:
     """What a node says of itself."""
 

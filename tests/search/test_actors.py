@@ -7,8 +7,9 @@ import importlib
 import pytest
 
 from search.actors import kept
-from search.nodes import Node, Nodes
+from search.nodes import Nodes
 from search.trial import Worker
+from search.witness import Node
 
 CONTROLLER = importlib.import_module("ray.tune.tune")
 TRIAL = importlib.import_module("ray.tune.experiment.trial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,7 @@ import pytest
 from search import doctor
 from search.doctor import Examined
 from search.errors import InputError
-from search.nodes import Node
-from search.witness import NONE, Answer, Said, Unloadable, code_digest
+from search.witness import NONE, Answer, Node, Said, Unloadable, code_digest
 
 HERE = Said("3.12.1", {"ray": "2.60.0", "numpy": "2.4.6", "pandas": "3.0.1"}, "abc", 8, 9 << 30)
 NODES = [Node("a", "10.0.0.1", 4), Node("b", "10.0.0.2", 8)]
@@ -99,3 +99,26 @@ def test_this_process_says_what_it_has() -> None:
     assert said.code == code_digest()
     assert len(said.code) == 12
     assert said.free_bytes > 0
+
+
+def test_on_a_laptop_it_looks_at_the_laptop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a cluster a search has a Ray of its own, here."""
+    monkeypatch.chdir(tmp_path)
+    assert doctor.main([]) == 0
+    header, row, _, store = capsys.readouterr().out.splitlines()
+    assert " ".join(header.split()) == "node CPUs Python Ray packages code free disk clock"
+    here = Said.here()
+    assert row.split()[:4] == ["here", str(here.cpus), here.python, here.packages["ray"]]
+    assert store.endswith("mlflow.db: not there yet, the first search makes it")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_there_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Said, "here", lambda: dataclasses.replace(HERE, free_bytes=1 << 30))
+    monkeypatch.setattr(doctor, "_served", lambda uri: uri)
+    assert doctor.main([]) == 1
+    assert "node here: 1.0 GiB of disk free" in capsys.readouterr().out

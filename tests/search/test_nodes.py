@@ -6,7 +6,8 @@ import pytest
 
 from search import nodes as module
 from search.errors import InputError
-from search.nodes import Node, Nodes
+from search.nodes import Nodes
+from search.witness import Node
 
 A, B, HEAD = Node("a", "10.0.0.1", 4), Node("b", "10.0.0.2", 2), Node("h", "10.0.0.9", 0)
 
