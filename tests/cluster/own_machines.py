@@ -6,16 +6,15 @@ import contextlib
 import json
 import re
 import shlex
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from command import REPOSITORY, put_months, wait_until
-from document import Commands
+from document import Commands, Reader, Terminal
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -58,17 +57,8 @@ def adapted(head: str, *, tls: bool = False) -> str:
     return adapted
 
 
-@dataclass(frozen=True)
-class Laptop:
+class Laptop(Reader):
     """The machine of whoever uses the cluster."""
-
-    host: Host
-    folder: Path  # for what is said by commands that are left running
-    commands: Commands  # of docs/own-machines.md
-
-    def types(self, beginning: str) -> str:
-        """Run the block of the document that begins so."""
-        return self.run(self.commands.take(beginning).replace("cluster-local.yaml", CONFIG))
 
     @property
     def public_key(self) -> str:
@@ -81,67 +71,24 @@ class Laptop:
     def write(self, text: str, file: str) -> None:
         self.host.run(["sh", "-c", 'printf %s "$1" > "$2"', "sh", text, file]).check_returncode()
 
-    def run(self, line: str, timeout_s: float = 150) -> str:
-        """Run a command from the top of the checkout, with the environment activated."""
-        ended = self.host.run(self._at_the_top(line), timeout_s, activated())
-        assert ended.returncode == 0, f"{line}\n{ended.stdout}\n{ended.stderr}"
-        return ended.stdout
-
-    def start(self, line: str, name: str) -> subprocess.Popen[bytes]:
-        """Start one, and leave it running."""
-        return self.host.start(self._at_the_top(line), self.folder / f"{name}.txt", activated())
-
     def bring_up(self) -> None:
-        """Start the cluster, and look at it."""
-        self.types("ray up")
-        self.attach()
-
-    def attach(self) -> None:
-        """Make the head's dashboard and its MLflow answer on the laptop, too.
+        """Start the cluster, and look at it.
 
         A tunnel to a lost head holds the ports for 15 s more: it is closed first.
         """
+        self.types("ray up")
         self.host.run("pkill -x ssh; while pgrep -x ssh; do sleep 0.1; done")
-        self.start(f"tail -f /dev/null | ray attach {CONFIG} -p 8265 -p 5000", "attach")
+        self.open(f"tail -f /dev/null | ray attach {CONFIG} -p 8265 -p 5000", "attach")
         url = "http://127.0.0.1:8265/api/version"
         code = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url]
         wait_until(lambda: self.host.run(code).stdout == "401", 60, "the dashboard", every_s=0.5)
 
-    def submit(self, name: str, options: Sequence[str]) -> Job:
-        """Submit a search."""
+    def submit(self, name: str, options: Sequence[str]) -> Terminal:
+        """Submit a search; the command ends when the search has."""
         command = ["python", "-m", "search.run", "--address", "auto", *options]
         where = ["--state-dir", f"{DISK}/state"]
         job = ["--working-dir", ".", "--", f"SEARCH_GIT_COMMIT={COMMIT}", *command, *where]
-        process = self.start(shlex.join(["ray", "job", "submit", *job]), name)
-        return Job(process, self.folder / f"{name}.txt")
-
-    def _at_the_top(self, line: str) -> str:
-        first = self.commands.take("export ")
-        return f"set -e; cd {shlex.quote(str(REPOSITORY))}\n{first}\n{line}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A search that was submitted; its process ends when the search has."""
-
-    process: subprocess.Popen[bytes]
-    output: Path
-
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Wait for something to happen while the search runs."""
-
-        def happened() -> bool:
-            assert self.process.poll() is None, f"it ended, saying: {self.output.read_text()}"
-            return ready()
-
-        wait_until(happened, timeout_s, f"{what}; it says: {self.output}", every_s=0.3)
-
-    def ended(self, timeout_s: float) -> int:
-        """Wait for the end of the search; return its exit code."""
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end, saying: {self.output.read_text()}") from None
+        return self.open(shlex.join(["ray", "job", "submit", *job]), name)
 
 
 @dataclass(frozen=True)
@@ -200,7 +147,9 @@ def machines_at_hand(folder: Path, prefix: str) -> Iterator[Machines]:
     disk = folder / "disk"
     disk.mkdir()
     with Hosts(folder, prefix=prefix, keep=KEEP) as network:
-        laptop = Laptop(network.add("laptop", LAPTOP), folder, Commands(DOCUMENT))
+        commands = Commands(DOCUMENT, {"cluster-local.yaml": CONFIG})
+        host = network.add("laptop", LAPTOP)
+        laptop = Laptop(host, REPOSITORY, commands, activated(), folder)
         laptop.types("ssh-keygen")
         yield Machines(network, laptop, disk, put_months(folder / "trips"))
 

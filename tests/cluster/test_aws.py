@@ -10,17 +10,14 @@ no security group and no policy is enforced.
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ import ec2
 import pytest
 import yaml  # type: ignore[import-untyped]
 from command import REPOSITORY, put_months, wait_until
-from document import Commands
+from document import Commands, Reader
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -42,17 +39,22 @@ USER, HEAD = "USER", "HEAD"  # access keys: the user's, and the one that the hea
 ADDRESS = "172.31.255.9"  # the user's
 ASKED_FOR = "$(curl -fsS https://checkip.amazonaws.com)"  # how the document finds it
 MLFLOW = "http://127.0.0.1:5000"  # through the tunnel
+SUBMIT = "ray job submit --working-dir . --submission-id first"
 RESUME = "ray job submit --working-dir . --submission-id second"
 DOCTOR = "ray job submit --working-dir . -- python -m search.doctor"
 
 WORKERS = 2  # at most; one at first
-TRIALS = 24  # so many that a worker which is replaced late finds some left
+TRIALS = 18  # so many that a worker which is replaced late finds some left
 OPTIONS = (  # each trial goes on for some seconds: something can be taken away in the middle of it
     f"--num-samples {TRIALS} --scheduler none --set num_boost_round=400 "
     "--set early_stopping_rounds=400 --train-data /home/ubuntu/trips/train.parquet "
     "--valid-data /home/ubuntu/trips/valid.parquet"
 )
-ADAPTED = {"--num-samples 100": OPTIONS, "--max-concurrent 32": f"--max-concurrent {WORKERS}"}
+INSTEAD = {
+    ASKED_FOR: ADDRESS,
+    "--num-samples 100": OPTIONS,
+    "--max-concurrent 32": f"--max-concurrent {WORKERS}",
+}
 
 
 def _unusable() -> str | None:
@@ -69,51 +71,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE)),
 ]
-
-
-@dataclass(frozen=True)
-class Terminal:
-    """A command under way."""
-
-    process: subprocess.Popen[bytes]
-    output: Path
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text(errors="replace")
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C."""
-        os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(30)
-
-
-class User:
-    """Who follows the document, on a machine with the checkout, an environment and credentials."""
-
-    def __init__(self, host: hosts.Host, cloud: ec2.Cloud, output: Path) -> None:
-        """``output``: a folder for what is said in terminals of their own."""
-        self.host = host
-        self.first = ""  # typed first in each shell
-        self._output, self._environment = output, {**cloud.environment(USER), "PATH": PATH}
-
-    def types(self, commands: str, timeout_s: float = 120) -> str:
-        """Run commands to their end; return what they said."""
-        ended = self.host.run(self._shell(commands), timeout_s, self._environment)
-        assert ended.returncode == 0, f"{commands}\n{ended.stdout}\n{ended.stderr}"
-        return ended.stdout + ended.stderr
-
-    def opens(self, command: str, name: str) -> Terminal:
-        """Start a command in a terminal of its own."""
-        output = self._output / f"{name}.txt"
-        return Terminal(self.host.start(self._shell(command), output, self._environment), output)
-
-    def reaches(self, url: str) -> bool:
-        """Tell whether something answers there."""
-        return self.host.run(["curl", "-fsS", "-o", "/dev/null", url]).returncode == 0
-
-    def _shell(self, commands: str) -> str:
-        return f"set -e; cd ~/checkout\n{self.first}\n{commands}"
 
 
 class Found:
@@ -145,9 +102,8 @@ class Found:
 class Play:
     """All of it in its order; what is seen on the way is kept for the tests to judge."""
 
-    def __init__(self, cloud: ec2.Cloud, user: User, checkout: Path) -> None:
+    def __init__(self, cloud: ec2.Cloud, user: Reader, checkout: Path) -> None:
         self.cloud, self.user, self.checkout = cloud, user, checkout
-        self.commands = Commands(checkout / "docs" / "cluster.md")
         self.ec2 = cloud.client("ec2")
 
     def play(self) -> None:
@@ -162,10 +118,7 @@ class Play:
             print(f"{act.__name__}: {time.monotonic() - started:.0f} s")
 
     def prepare(self) -> None:
-        self.user.first = self.commands.take("export ")
-        once = self.commands.take_up_to("perl ")
-        assert once.count(ASKED_FOR) == 1
-        self.user.types(once.replace(ASKED_FOR, ADDRESS))
+        self.user.run(self.user.commands.take_up_to("perl "))
         _adapt(self.checkout / "cluster.yaml", self.cloud)
         (database,) = self.cloud.databases.values()
         self.password, self.found = database.password, Found(database)
@@ -177,29 +130,26 @@ class Play:
 
     def start(self) -> None:
         """Have a cluster, tunnels to it, and the user's own trips on its head."""
-        self.user.types(self.commands.take("ray up"), 240)
-        attach = self.commands.take("ray attach")
-        self.user.opens(f"tail -f /dev/null | {attach}", "attach")  # nothing is typed into it
-        self.user.types(self.commands.take("ray rsync-up"))
-        wait_until(lambda: self.user.reaches(f"{MLFLOW}/health"), 60, "the tunnel")
+        self.user.types("ray up", 240)
+        attach = self.user.commands.take("ray attach")
+        self.user.open(f"tail -f /dev/null | {attach}", "attach")  # nothing is typed into it
+        self.user.types("ray rsync-up")
+        health = ["curl", "-fsS", "-o", "/dev/null", f"{MLFLOW}/health"]
+        wait_until(lambda: self.user.host.run(health).returncode == 0, 60, "the tunnel")
         wait_until(lambda: any(map(_has_ray, self.workers.values())), 120, "a worker")
 
     def submit(self) -> None:
         """Look at the cluster, and let a search make it as large as it may get."""
-        self.checked = self.user.types(self.commands.take(DOCTOR))
-        submit = self.commands.take("ray job submit --working-dir . --submission-id first")
-        for wanted, here in ADAPTED.items():
-            assert submit.count(wanted) == 1
-            submit = submit.replace(wanted, here)
+        self.checked = self.user.types(DOCTOR)
         self.workers_at_first = len(self.workers)
-        self.job = self.user.opens(submit, "submit")
+        self.job = self.user.open(self.user.commands.take(SUBMIT), "submit")
         self._wait(lambda: bool(self.found.trials("FINISHED")), "the first trial")
 
     def leave_and_come_back(self) -> None:
         self.job.interrupt()
-        self.job = self.user.opens(self.commands.take("ray job logs"), "logs")
+        self.job = self.user.open(self.user.commands.take("ray job logs"), "logs")
         self._wait(lambda: sum(map(_runs_a_trial, self.workers.values())) == WORKERS, "two workers")
-        self.status = self.user.types(self.commands.take("ray exec"))
+        self.status = self.user.types("ray exec")
 
     def lose_a_worker(self) -> None:
         """In mid-trial: there is one on each worker."""
@@ -222,8 +172,8 @@ class Play:
         self.home_of_worker = new.run("ls -A /home/ubuntu").stdout.split()
 
     def stop(self) -> None:
-        self.user.types(self.commands.take("ray job stop"))
-        self.job.process.wait(60)
+        self.user.types("ray job stop")
+        self.job.ended(60)
         (self.stopped,) = self.found.runs("search")
 
     def lose_the_head(self) -> None:
@@ -234,16 +184,14 @@ class Play:
         self.ec2.terminate_instances(InstanceIds=[self.lost_head])
 
     def go_on(self) -> None:
-        self.said = self.user.types(self.commands.take(RESUME), 300)
+        self.said = self.user.types(RESUME, 300)
         self.searches, self.trials = self.found.runs("search"), self.found.runs("trial")
         (self.refit,) = self.found.runs("refit")
         self.rounds = {run.info.run_id: self.found.rounds(run) for run in self.trials}
         named = f"run_id={self.refit.info.run_id}&path=models"
-        self.listing = self.user.types(
-            f"curl -fsS '{MLFLOW}/api/2.0/mlflow/artifacts/list?{named}'"
-        )
+        self.listing = self.user.run(f"curl -fsS '{MLFLOW}/api/2.0/mlflow/artifacts/list?{named}'")
         got = f"run_uuid={self.refit.info.run_id}&path=models/model.ubj"
-        self.size = int(self.user.types(f"curl -fsS '{MLFLOW}/get-artifact?{got}' | wc -c"))
+        self.size = int(self.user.run(f"curl -fsS '{MLFLOW}/get-artifact?{got}' | wc -c"))
         machines = self._described({"instance-state-name": ["running"]})
         self.roles = {_tag(one, "ray-node-type"): "IamInstanceProfile" in one for one in machines}
         profiles = self.cloud.client("iam").list_instance_profiles()["InstanceProfiles"]
@@ -253,20 +201,14 @@ class Play:
         self.objects = {each["Key"]: each["Size"] for each in listed["Contents"]}
 
     def end(self) -> None:
-        self.user.types(self.commands.take("ray down"))
+        self.user.types("ray down")
         self.left_running = [*self._running("head"), *self._running("worker")]
         self.machines = self._described()
-        self.user.types(self.commands.take("aws rds delete-db-instance"))
+        self.user.types("aws rds delete-db-instance")
 
     def _wait(self, ready: Callable[[], bool], what: str) -> None:
         """Wait for something that the job makes true."""
-
-        def ready_or_lost() -> bool:
-            is_ready = ready()
-            assert is_ready or self.job.process.poll() is None, self.job.said
-            return is_ready
-
-        wait_until(ready_or_lost, 120, what)
+        self.job.wait_until(ready, 120, what)
 
     @property
     def workers(self) -> dict[str, hosts.Host]:
@@ -292,14 +234,17 @@ class Play:
 
 def told_in(folder: Path) -> Play:
     """Play all of it, in hosts that are gone afterwards."""
-    environment = [Path(sys.prefix), Path(sys.base_prefix)]
+    keep = [Path(sys.prefix), Path(sys.base_prefix)]
     checkout, trips = _checkout(folder / "checkout"), put_months(folder / "trips")
     with (
-        hosts.Hosts(folder, prefix="aws", network=ec2.VPC, keep=environment) as network,
+        hosts.Hosts(folder, prefix="aws", network=ec2.VPC, keep=keep) as network,
         ec2.Cloud(network) as cloud,
     ):
         disks = [hosts.Disk(checkout, "/root/checkout"), hosts.Disk(trips, "/root/trips")]
-        user = User(network.add("user", ADDRESS, disks=disks), cloud, folder)
+        commands = Commands(checkout / "docs" / "cluster.md", INSTEAD)
+        environment = {**cloud.environment(USER), "PATH": PATH}
+        host = network.add("user", ADDRESS, disks=disks)
+        user = Reader(host, "/root/checkout", commands, environment, folder)
         play = Play(cloud, user, checkout)
         play.play()
         return play
@@ -313,7 +258,7 @@ def played(told: Mapping[str, Future[Any]]) -> Play:
 
 def test_each_command_of_the_document_was_typed(played: Play) -> None:
     """What is in no block that was run has no business in the document."""
-    assert played.commands.left == []
+    assert played.user.commands.left == []
 
 
 def test_the_nodes_are_what_the_driver_is(played: Play) -> None:

@@ -53,7 +53,7 @@ def test_a_search_runs_over_tls_and_nobody_is_heard_without_a_certificate(tmp_pa
         wait_for_nodes(head)
         trips = ["--train-data", f"{TRIPS}/train.parquet", "--valid-data", f"{TRIPS}/valid.parquet"]
         job = laptop.submit("searched", ["--num-samples", "2", "--trainable", "ridge", *trips])
-        assert job.ended(120) == 0, job.output.read_text()
+        assert job.ended(120) == 0, job.said
         assert len(machines.books.ended()) == 2
 
         targets = [*listening(head), *listening(worker)]
