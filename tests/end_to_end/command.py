@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pty
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
@@ -119,6 +125,35 @@ class Command:
             *(self._printed.read_text(), self.stderr),
             *(self.started_s, time.time()),
         )
+
+
+class Screen:
+    """A terminal of 24 lines and 80 columns, for a command's stderr."""
+
+    environment: ClassVar[Mapping[str, str]] = {"TERM": "xterm-256color"}
+
+    def __enter__(self) -> Screen:
+        self._master, self.end = pty.openpty()
+        fcntl.ioctl(self.end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self._came: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self.end)
+        self._reader.join(10)
+        os.close(self._master)
+
+    @property
+    def shown(self) -> bytes:
+        """What came so far, each line as often as it was written."""
+        return b"".join(self._came)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # nobody has the other end any more
+            while block := os.read(self._master, 4096):
+                self._came.append(block)
 
 
 def search(

@@ -6,20 +6,23 @@ that end at once, then two that would take a quarter of an hour.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import signal
-import struct
-import termios
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Command, Ended, few_trips, processes, search, wait_until, written
+from command import (
+    Command,
+    Ended,
+    Screen,
+    few_trips,
+    processes,
+    search,
+    wait_until,
+    written,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -80,29 +83,10 @@ def waiting(folder: Path) -> list[str]:
 
 def out_of_time_on_a_terminal(folder: Path) -> tuple[Ended, bytes]:
     """Run a search that its budget ends; return it, and what came to its terminal."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    came: list[bytes] = []
-
-    def read() -> None:
-        while True:
-            try:
-                block = os.read(master, 4096)
-            except OSError:  # the other end is closed
-                return
-            if not block:
-                return
-            came.append(block)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
     options = [*waiting(folder), "--time-budget", f"{BUDGET_S}s", "--json"]
-    with search(options, folder, {"TERM": "xterm-256color"}, slave) as command:
-        os.close(slave)
+    with Screen() as screen, search(options, folder, screen.environment, screen.end) as command:
         ended = command.ended(240)
-    reader.join(10)
-    os.close(master)
-    return ended, b"".join(came)
+    return ended, screen.shown
 
 
 def run_ended_early(way: str, folder: Path, store: str) -> tuple[Ended, bytes]:

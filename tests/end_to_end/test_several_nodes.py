@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import REPOSITORY, Command, Ended, search, wait_until
+from command import REPOSITORY, Command, Ended, Screen, search, wait_until
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from several_nodes import several_nodes
@@ -29,7 +30,7 @@ BLINK = ["--trainable", "benchmarks.toys:BLINK", "--scheduler", "none"]
 SAMPLE = ["--train-data", "sample", "--valid-data", "sample"]
 
 NewStore = Callable[[Path], str]
-Moved = tuple[Ended, str, float]  # the command, its store, when a node went
+Moved = tuple[Ended, str, float, str]  # the command, its store, when a node went, the terminal
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +38,26 @@ def moved(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Move
     """A search that begins before there is a worker, loses a node and gains two."""
     folder = tmp_path_factory.mktemp("moved")
     uri = new_store(folder)
-    with several_nodes() as nodes:
+    with several_nodes() as nodes, Screen() as screen:
         options = [*NAP, *SAMPLE, "--num-samples", str(TRIALS), "--name", "moved", "--json"]
-        with search([*options, "--address", nodes.address], folder) as command:
-            wait_until(lambda: "waiting for one to join" in command.stderr, 60, "a word")
+        there = ["--address", nodes.address]
+        with search([*options, *there], folder, screen.environment, screen.end) as command:
+            wait_until(lambda: b"waiting for one to join" in screen.shown, 60, "a word")
             nodes.add(1)
-            wait_until(lambda: "room for 1 trial" in command.stderr, 60, "the first node seen")
+            wait_until(lambda: b"room for 1 trial" in screen.shown, 60, "the first node seen")
             nodes.add(1)
             wait_until(lambda: done(uri) >= 2 and in_the_middle(uri) == 2, 60, "both at work")
             removed_ms = time.time() * 1000
             nodes.remove()
-            wait_until(lambda: "is gone" in command.stderr, 60, "the loss noticed")
+            wait_until(lambda: b"is gone" in screen.shown, 60, "the loss noticed")
             nodes.add(2)
             wait_until(lambda: busy(uri) == 3, 60, "the new node at work")
-            return command.ended(120), uri, removed_ms
+            return command.ended(120), uri, removed_ms, screen.shown.decode(errors="replace")
 
 
 def test_all_trials_finish_once(moved: Moved) -> None:
-    ended, uri, _ = moved
-    assert ended.code == 0, ended.stderr
+    ended, uri, _, shown = moved
+    assert ended.code == 0, shown
     runs = trials(uri)
     assert Counter(run.data.tags["search.trial_id"] for run in runs) == Counter(
         f"{number:04d}" for number in range(1, TRIALS + 1)
@@ -67,7 +69,7 @@ def test_all_trials_finish_once(moved: Moved) -> None:
 
 def test_a_trial_of_the_lost_node_runs_again_in_its_own_run(moved: Moved) -> None:
     """Its run began before the node went, and holds a fit of later on."""
-    _, uri, removed_ms = moved
+    _, uri, removed_ms, _ = moved
     spans = [
         (run.info.start_time, run.info.end_time - run.data.metrics["fit_seconds"] * 1000)
         for run in trials(uri)
@@ -76,14 +78,21 @@ def test_a_trial_of_the_lost_node_runs_again_in_its_own_run(moved: Moved) -> Non
 
 
 def test_it_says_who_comes_and_goes(moved: Moved) -> None:
-    ended, _, _ = moved
-    said = [line for line in ended.said if re.match(r"node \S+ (has joined|is gone)", line)]
-    assert [re.sub(r"node \S+ ", "", line) for line in said] == [
+    said = re.findall(r"node \S+ ((?:has joined|is gone); room for \d trials? at once)", moved[3])
+    assert said == [
         "has joined; room for 1 trial at once",
         "has joined; room for 2 trials at once",
         "is gone; room for 1 trial at once",
         "has joined; room for 3 trials at once",
     ]
+
+
+def test_the_display_counts_the_workers(moved: Moved) -> None:
+    """At each moment those that there are."""
+    counts = [int(count) for count in re.findall(r" running on (\d) workers?", moved[3])]
+    changes = [count for count, _ in itertools.groupby(counts)]
+    assert changes[changes.index(1) :][:3] == [1, 2, 1]
+    assert max(changes) == 3
 
 
 def test_all_slots_get_busy_with_trials_shorter_than_a_start(
