@@ -44,7 +44,7 @@ RESUME = "ray job submit --working-dir . --submission-id second"
 DOCTOR = "ray job submit --working-dir . -- python -m search.doctor"
 
 WORKERS = 2  # at most; one at first
-TRIALS = 18  # so many that a worker which is replaced late finds some left
+TRIALS = 16  # so many that a worker which is replaced late finds some left
 OPTIONS = (  # each trial goes on for some seconds: something can be taken away in the middle of it
     f"--num-samples {TRIALS} --scheduler none --set num_boost_round=400 "
     "--set early_stopping_rounds=400 --train-data /home/ubuntu/trips/train.parquet "
