@@ -118,9 +118,12 @@ def _looked(given: argparse.Namespace) -> int:
     uri = tracking_uri(given.tracking_uri)
     check(uri)
     disable_telemetry()
-    examined = _alone() if given.address == "local" else _examined(given.address)
-    for line in [*examined.table(), *examined.verdict()]:
+    is_alone = given.address == "local"
+    examined = _alone() if is_alone else _examined(given.address)
+    for line in examined.table():
         print(line, flush=True)
+    if examined.differences or not is_alone:  # that it is what it is need not be said
+        print(*examined.verdict(), sep="\n", flush=True)
     print(_served(uri), flush=True)
     return 1 if examined.differences else 0
 

@@ -107,7 +107,7 @@ def test_on_a_laptop_it_looks_at_the_laptop(
     """Without a cluster a search has a Ray of its own, here."""
     monkeypatch.chdir(tmp_path)
     assert doctor.main([]) == 0
-    header, row, _, store = capsys.readouterr().out.splitlines()
+    header, row, store = capsys.readouterr().out.splitlines()
     assert " ".join(header.split()) == "node CPUs Python Ray packages code free disk clock"
     here = Said.here()
     assert row.split()[:4] == ["here", str(here.cpus), here.python, here.packages["ray"]]
