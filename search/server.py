@@ -62,6 +62,8 @@ def check(tracking_uri: str) -> None:
 def unusable(tracking_uri: str, reason: str, status: int | None = None) -> InputError:
     """Return the error that a server or store cannot be used. ``status``: its answer in HTTP."""
     shown = without_credentials(tracking_uri)
+    if tracking_uri.startswith("sqlite:"):
+        return InputError(f"tracking store {shown}: {reason}; is --tracking-uri right?")
     hint = HINTS.get(status or 0, "is it running, and is --tracking-uri right?")
     return InputError(f"tracking server {shown} cannot be used: {reason}; {hint}")
 

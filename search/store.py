@@ -10,14 +10,11 @@ import contextlib
 import itertools
 import json
 import os
-import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
@@ -25,6 +22,7 @@ from mlflow.entities import Dataset as LoggedDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from search import database
 from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.server import credentials_apart, scrubbed, unusable, without_credentials
 
@@ -34,8 +32,6 @@ CONNECT_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 10  # later on, when others wait
 DATABASE_TIMEOUT_S = 12.0  # one that MLflow asks again and again by itself
 CREATE_TIMEOUT_S = 120.0  # a database made anew goes through all its migrations, here
-STILL_S = 10.0  # a file that nobody has written for so long is nobody's work under way
-POSTGRESQL = ("postgresql:", "postgresql+")  # how its URIs begin
 PATIENCE_S = 120.0  # for a server that is away while nothing else can go on
 LAST_PATIENCE_S = 10.0  # for one that is away when the search leaves anyway
 RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # then the last, again and again
@@ -49,8 +45,6 @@ LONGEST_TAG = 8_000
 
 # sqlite's words for a migration that somebody else has done or is doing
 MADE_TWICE = ("already exists", "duplicate column name", "database is locked", "no such table")
-# what those searches take that set up one PostgreSQL database, one after the other: "search"
-SETTING_UP = int.from_bytes(b"search", "big")
 
 CLIENT_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 REQUEST_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -371,17 +365,28 @@ def now_ms() -> int:
 
 def first_line(error: Exception) -> str:
     """Return what an error says, on one line of at most 300 characters, without credentials."""
-    return scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+    # before what a database said SQLAlchemy puts a line on when it asked
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as")]
+    return scrubbed((lines or [type(error).__name__])[0])[:300]
 
 
-def see_answers(uri: str) -> None:
-    """See that the store answers, and knows us; make nothing.
+def see_answers(uri: str) -> bool:
+    """See that the store answers, and knows us; make nothing. Return whether there is one yet.
 
     :raises InputError: it cannot be reached in time, or refuses.
     """
     uri = _client_prepared(uri)
+
+    def answers() -> bool:
+        if not database.see_usable(uri):
+            return False
+        with database.alone(uri) as has_tables:
+            if has_tables:
+                MlflowClient(uri).search_experiments(max_results=1)
+            return has_tables
+
     with _requests_of(REQUEST_TIMEOUT_S):
-        within(_timeout_s(uri), lambda: MlflowClient(uri).search_experiments(max_results=1), uri)
+        return within(_timeout_s(uri), answers, uri)
 
 
 def _client_prepared(uri: str) -> str:
@@ -400,14 +405,18 @@ def _client_prepared(uri: str) -> str:
 def _reached(uri: str, name: str, create: bool) -> str:
     """Return the experiment's id, also where another process makes the same database just now.
 
-    MLflow goes through all migrations in the database itself, and two processes that do so at
-    once break it: a file of ours is made aside, into PostgreSQL one search is let after the other.
-    What `mlflow ui` has under way is waited for.
+    A file of ours is made aside, into PostgreSQL one search is let after the other. What
+    `mlflow ui` has under way is waited for.
     """
-    if create:
-        _make_whole(uri)
-    _let_others_finish(uri)
-    with _alone(uri):
+    is_there = database.see_usable(uri)
+    if not (is_there or create):
+        raise InputError(
+            f"tracking store {uri}: it is not there, so there is no search to go on with; "
+            "is --tracking-uri right?"
+        )
+    database.make_whole(uri)
+    database.let_others_finish(uri)
+    with database.alone(uri):
         for wait_s in RETRY_AFTER_S if uri.startswith("sqlite:") else ():
             try:
                 return _experiment_id(uri, name, create)
@@ -421,89 +430,9 @@ def _reached(uri: str, name: str, create: bool) -> str:
 
 
 def _timeout_s(uri: str) -> float:
-    if uri.startswith(("sqlite:", *POSTGRESQL)):
+    if uri.startswith(("sqlite:", *database.POSTGRESQL)):
         return CREATE_TIMEOUT_S
     return CONNECT_TIMEOUT_S if uri.startswith("http") else DATABASE_TIMEOUT_S
-
-
-@contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Keep other searches out of a PostgreSQL database while inside.
-
-    One that does not let us in says so here: MLflow would ask it for two minutes.
-    """
-    if not uri.startswith(POSTGRESQL):
-        yield
-        return
-    from sqlalchemy import NullPool, create_engine, text
-
-    with create_engine(uri, poolclass=NullPool).begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SETTING_UP})
-        yield
-
-
-def _file(uri: str) -> Path | None:
-    """Return where a sqlite database is, if it is in a file."""
-    if not uri.startswith("sqlite:"):
-        return None
-    from sqlalchemy.engine import make_url
-
-    database = make_url(uri).database
-    return Path(database) if database and database != ":memory:" else None
-
-
-def _let_others_finish(uri: str) -> None:
-    """Wait while another process makes a sqlite database, or brings it to MLflow's latest schema.
-
-    Who opens it meanwhile is told that it is out of date, or does the same work beside the other.
-    """
-    if (place := _file(uri)) is None or not _written_just_now(place):
-        return
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    latest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
-    while _written_just_now(place) and _revision(place) != latest:
-        time.sleep(RETRY_AFTER_S[0])
-
-
-def _written_just_now(place: Path) -> bool:
-    written = 0.0
-    for file in (place, place.with_name(f"{place.name}-journal")):  # sqlite writes there first
-        with contextlib.suppress(OSError):  # MLflow's own way says so
-            written = max(written, file.stat().st_mtime)
-    return time.time() - written < STILL_S
-
-
-def _revision(place: Path) -> str | None:
-    """Return the revision of the schema that a database has; nothing where it says none yet."""
-    asked = f"{place.absolute().as_uri()}?mode=ro"
-    with (
-        contextlib.suppress(sqlite3.Error),  # no such table, or it is locked
-        contextlib.closing(sqlite3.connect(asked, uri=True)) as database,
-    ):
-        found = database.execute("SELECT version_num FROM alembic_version").fetchone()
-        return str(found[0]) if found else None
-    return None
-
-
-def _make_whole(uri: str) -> None:
-    """Make a sqlite database that is not there yet, whole, and only then put it in its place."""
-    if (place := _file(uri)) is None:
-        return
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as ARTIFACTS
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    # where the folder cannot be written, or knows no links, MLflow's own way says so
-    with contextlib.suppress(OSError):
-        if place.exists():
-            return
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".mlflow-") as folder:
-            aside = Path(folder) / place.name
-            made = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-                f"sqlite:///{aside.absolute()}", ARTIFACTS
-            )
-            made.engine.dispose()
-            os.link(aside, place)  # never over one that is there by now
 
 
 def _experiment_id(uri: str, name: str, create: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -59,14 +58,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "RETRY_AFTER_S", (0.001, 0.002, 0.003))
     monkeypatch.setattr(store_module, "RETRY_ARTIFACT_AFTER_S", (0.001, 0.002))
-
-
-def _stamp(place: Path, revision: str | None) -> None:
-    """Write which revision of the schema a database has, or that it says none yet."""
-    with contextlib.closing(sqlite3.connect(place)) as database, database:
-        database.execute("DELETE FROM alembic_version")
-        if revision:
-            database.execute("INSERT INTO alembic_version VALUES (?)", [revision])
 
 
 @pytest.fixture
@@ -546,53 +537,6 @@ class TestConnect:
             each.stdin.flush()
         ended = [each.communicate(timeout=120) for each in started]
         assert {out.strip() for out, _ in ended} == {"1"}, [err[-300:] for _, err in ended]
-
-    @pytest.mark.usefixtures("store")  # which has imported what would take longer than the other
-    def test_mlflow_may_be_making_the_database(self, tmp_path: Path) -> None:
-        """Whoever opened it a moment before goes through the migrations, and nobody else does."""
-        place = tmp_path / "new.db"
-        opened = "import sys; from mlflow import MlflowClient as Client; Client(sys.argv[1])"
-        opens = [sys.executable, "-c", f"{opened}.search_experiments()", f"sqlite:///{place}"]
-        with subprocess.Popen(opens, stderr=subprocess.PIPE, text=True) as other:
-            while not place.exists():
-                assert other.poll() is None
-            assert Store.connect(f"sqlite:///{place}", "taxis").experiment_id
-            said = other.communicate(timeout=60)[1]
-            assert other.returncode == 0, said
-
-    @pytest.mark.parametrize("revision", [None, "451aebb31d03"])
-    def test_a_database_that_is_being_made_is_left_alone_until_it_is_made(
-        self,
-        revision: str | None,
-        new_store: NewStore,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """By `mlflow ui`, say: it has no schema yet, or that of a migration in between."""
-        uri, place = new_store(tmp_path), tmp_path / "mlflow.db"
-        latest = store_module._revision(place)
-        _stamp(place, revision)
-        waits: list[float] = []
-
-        def go_on(seconds: float) -> None:
-            waits.append(seconds)
-            if len(waits) == 3:
-                _stamp(place, latest)
-
-        monkeypatch.setattr(time, "sleep", go_on)
-        assert Store.connect(uri, "taxis").experiment_id
-        assert len(waits) == 3
-
-    def test_one_that_nobody_writes_is_not_waited_for(
-        self, new_store: NewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """It was made by an MLflow of another version: MLflow's own words say what to do."""
-        uri, place = new_store(tmp_path), tmp_path / "mlflow.db"
-        _stamp(place, "451aebb31d03")
-        os.utime(place, (1.0, 1.0))
-        monkeypatch.setattr(time, "sleep", pytest.fail)
-        with pytest.raises(InputError, match="mlflow db upgrade"):
-            Store.connect(uri, "taxis")
 
     def test_one_that_another_search_made_meanwhile_is_taken(
         self, new_store: NewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
