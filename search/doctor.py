@@ -10,12 +10,14 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-from search.errors import InputError, SearchError
+from search.errors import InputError, Interrupted, SearchError
 from search.server import check, disable_telemetry, without_credentials
 from search.settings import ADDRESS_HELP, TRACKING_HELP, Parser, tracking_uri
+from search.terminal import libraries_silenced, open_streams
 from search.witness import FITTED_WITH, NONE, Answer, Node, Said, Unloadable
 
 LEAST_FREE_BYTES = 2 * 2**30  # Ray spills objects there, and refuses below 5 %
@@ -93,11 +95,18 @@ def examine(nodes: Sequence[Node]) -> Examined:
 
 def main(argv: Sequence[str]) -> int:
     """Look; return the exit code: 0 all the same, 1 something differs, 2 nothing to look at."""
+    open_streams()
     try:
         return _looked(_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        return _told(Interrupted("interrupted"))
     except SearchError as error:
-        print(f"search: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return _told(error)
+
+
+def _told(error: SearchError) -> int:
+    print(f"search: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,47 +127,42 @@ def _looked(given: argparse.Namespace) -> int:
     uri = tracking_uri(given.tracking_uri)
     check(uri)
     disable_telemetry()
-    is_alone = given.address == "local"
-    examined = _alone() if is_alone else _examined(given.address)
-    for line in examined.table():
-        print(line, flush=True)
-    if examined.differences or not is_alone:  # that it is what it is need not be said
-        print(*examined.verdict(), sep="\n", flush=True)
-    print(_served(uri), flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="search-") as name,
+        libraries_silenced(Path(name) / "log.txt") as terminal,
+    ):
+        say = partial(print, file=terminal.result)
+        is_alone = given.address == "local"
+        examined = _alone() if is_alone else _examined(given.address, Path(name))
+        say(*examined.table(), sep="\n")
+        if examined.differences or not is_alone:  # that it is what it is need not be said
+            say(*examined.verdict(), sep="\n")
+        say(_served(uri))
     return 1 if examined.differences else 0
 
 
 def _alone() -> Examined:
     """Look at this machine, where a search has a Ray of its own."""
-    here = Said.here()
+    here = Said.here(".")  # where a search has its state folder
     return Examined(here, [Node("here", "here", here.cpus)], {"here": Answer(here, 0.0)})
 
 
-def _examined(address: str) -> Examined:
+def _examined(address: str, folder: Path) -> Examined:
     """Join the cluster, ask its nodes, and leave it."""
-    from search.terminal import libraries_silenced
+    from search.engine import Cluster
+    from search.nodes import alive
 
-    with (
-        tempfile.TemporaryDirectory(prefix="search-") as folder,
-        libraries_silenced(Path(folder) / "log.txt"),
-    ):
-        from search.engine import Cluster
-        from search.nodes import alive
-
-        with Cluster(address, Path(folder)) as cluster:
-            cluster.join()
-            return examine(alive())
+    with Cluster(address, folder) as cluster:
+        cluster.join()
+        return examine(alive())
 
 
 def _served(uri: str) -> str:
     """See that the tracking store answers; return what to say of it."""
     from search.store import see_answers
 
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not file.exists():
-        return f"tracking store {uri}: not there yet, the first search makes it"
-    see_answers(uri)
-    return f"tracking store {without_credentials(uri)} answers"
+    said = "answers" if see_answers(uri) else "is not there yet, the first search makes it"
+    return f"tracking store {without_credentials(uri)} {said}"
 
 
 def _cells(here: Said, answer: Answer | Unloadable | None) -> list[str]:

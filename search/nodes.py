@@ -14,6 +14,7 @@ from search.errors import InputError
 from search.witness import Answer, Node, Unloadable, Witness
 
 LOOK_EVERY_S = 1.0
+LEAVE_S = 5.0  # for a look that is under way, at the end; what it would find serves nobody
 ANSWER_S = 30.0  # for a node that starts a process, on a slow disk
 
 
@@ -101,7 +102,7 @@ class Nodes:
     def __exit__(self, *exception: object) -> None:
         self._over.set()
         if self.grows:
-            self._thread.join()
+            self._thread.join(LEAVE_S)
 
     @property
     def there(self) -> list[Node]:

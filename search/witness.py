@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -43,14 +44,14 @@ class Said:
     free_bytes: int  # where Ray keeps its session and spills
 
     @classmethod
-    def here(cls) -> Said:
-        """Return what this process sees."""
+    def here(cls, folder: str | None = None) -> Said:
+        """Return what this process sees. ``folder``: where Ray's session is, if not as usual."""
         return cls(
             python=platform.python_version(),
             packages={name: _version(name) for name in (*FITTED_WITH, *BESIDE)},
             code=code_digest(),
-            cpus=len(os.sched_getaffinity(0)),
-            free_bytes=shutil.disk_usage(tempfile.gettempdir()).free,
+            cpus=_cpus(),
+            free_bytes=shutil.disk_usage(folder or tempfile.gettempdir()).free,
         )
 
 
@@ -90,6 +91,13 @@ def code_digest() -> str:
             digest.update(f"{file.relative_to(top)}\0".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _cpus() -> int:
+    """Return how many this process may use, where the system tells; else how many there are."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _version(name: str) -> str:

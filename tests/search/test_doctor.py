@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,23 +105,54 @@ def test_this_process_says_what_it_has() -> None:
 
 
 def test_on_a_laptop_it_looks_at_the_laptop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Without a cluster a search has a Ray of its own, here."""
     monkeypatch.chdir(tmp_path)
     assert doctor.main([]) == 0
-    header, row, store = capsys.readouterr().out.splitlines()
+    header, row, store = capfd.readouterr().out.splitlines()
     assert " ".join(header.split()) == "node CPUs Python Ray packages code free disk clock"
     here = Said.here()
     assert row.split()[:4] == ["here", str(here.cpus), here.python, here.packages["ray"]]
-    assert store.endswith("mlflow.db: not there yet, the first search makes it")
+    assert store.endswith("mlflow.db is not there yet, the first search makes it")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_told_there_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Said, "here", lambda: dataclasses.replace(HERE, free_bytes=1 << 30))
+    monkeypatch.setattr(Said, "here", lambda _: dataclasses.replace(HERE, free_bytes=1 << 30))
     monkeypatch.setattr(doctor, "_served", lambda uri: uri)
     assert doctor.main([]) == 1
-    assert "node here: 1.0 GiB of disk free" in capsys.readouterr().out
+    assert "node here: 1.0 GiB of disk free" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (InputError("no store"), 2, "no store")],
+)
+def test_its_end_before_its_time_is_one_line(
+    raised: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def served(_: str) -> str:
+        raise raised
+
+    monkeypatch.setattr(doctor, "_served", served)
+    assert doctor.main([]) == code
+    assert capfd.readouterr().err == f"search: {said}\n"
+
+
+def test_who_reads_no_further_is_not_told_of_it() -> None:
+    """`python -m search.doctor | head -1`."""
+    ended = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shlex.quote(sys.executable)} -m search.doctor | :"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
