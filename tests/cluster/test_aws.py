@@ -149,7 +149,7 @@ class Play:
         self.job.interrupt()
         self.job = self.user.open(self.user.commands.take("ray job logs"), "logs")
         self._wait(lambda: sum(map(_runs_a_trial, self.workers.values())) == WORKERS, "two workers")
-        self.status = self.user.types("ray exec")
+        self.status = self.user.types("ray exec cluster.yaml 'ray status'")
 
     def lose_a_worker(self) -> None:
         """In mid-trial: there is one on each worker."""
@@ -201,10 +201,18 @@ class Play:
         self.objects = {each["Key"]: each["Size"] for each in listed["Contents"]}
 
     def end(self) -> None:
+        self.user.types("ray exec cluster.yaml 'pkill")
+        wait_until(lambda: not self._serves(), 30, "the tracking server's end")
         self.user.types("ray down")
         self.left_running = [*self._running("head"), *self._running("worker")]
         self.machines = self._described()
         self.user.types("aws rds delete-db-instance")
+        self.databases_left = list(self.cloud.databases)
+        self.user.run(self.user.commands.take_up_to("perl "))  # another time, from the beginning
+        self.named_again = (self.checkout / "cluster.yaml").read_text()
+
+    def _serves(self) -> bool:
+        return self.head.run(["pgrep", "-f", "mlflow server"]).returncode == 0
 
     def _wait(self, ready: Callable[[], bool], what: str) -> None:
         """Wait for something that the job makes true."""
@@ -371,6 +379,15 @@ def test_ray_down_leaves_no_machine(played: Play) -> None:
     """Neither running nor stopped: a stopped one is billed for its volume."""
     assert played.left_running == []
     assert {each["State"]["Name"] for each in played.machines} == {"terminated"}
+
+
+def test_it_can_be_begun_again_when_all_was_deleted(played: Play) -> None:
+    """With another bucket; nothing that was there before is in the way."""
+    assert played.databases_left == []
+    buckets = re.findall("s3://(search-[0-9a-f]*)", played.named_again)
+    assert len(buckets) == 1
+    assert buckets != [played.bucket]
+    assert "REPLACE-ME" not in played.named_again
 
 
 def _adapt(file: Path, cloud: ec2.Cloud) -> None:
