@@ -17,7 +17,7 @@ from pathlib import Path
 from search.errors import InputError, Interrupted, SearchError
 from search.server import check, disable_telemetry, without_credentials
 from search.settings import ADDRESS_HELP, TRACKING_HELP, Parser, tracking_uri
-from search.terminal import libraries_silenced, open_streams
+from search.terminal import libraries_silenced, open_streams, told
 from search.witness import FITTED_WITH, NONE, Answer, Node, Said, Unloadable
 
 LEAST_FREE_BYTES = 2 * 2**30  # Ray spills objects there, and refuses below 5 %
@@ -99,14 +99,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _looked(_parser().parse_args(argv))
     except KeyboardInterrupt:
-        return _told(Interrupted("interrupted"))
+        return told(Interrupted("interrupted"))
     except SearchError as error:
-        return _told(error)
-
-
-def _told(error: SearchError) -> int:
-    print(f"search: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
+        return told(error)
 
 
 def _parser() -> argparse.ArgumentParser:

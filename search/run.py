@@ -9,7 +9,7 @@ from search import server
 from search.errors import Interrupted, SearchError
 from search.settings import Settings, parse
 from search.state import own_folder
-from search.terminal import libraries_silenced, open_streams
+from search.terminal import libraries_silenced, open_streams, told
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,9 +18,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _conducted(parse(argv))
     except KeyboardInterrupt:
-        return _told(Interrupted("interrupted before the search had begun"))
+        return told(Interrupted("interrupted before the search had begun"))
     except SearchError as error:
-        return _told(error)
+        return told(error)
 
 
 def _conducted(settings: Settings) -> int:
@@ -44,11 +44,6 @@ def _conducted(settings: Settings) -> int:
                         f"search {settings.name!r} is done, and all of it is in MLflow"
                     )
     return 0
-
-
-def _told(error: SearchError) -> int:
-    print(f"search: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 
+from search.errors import SearchError
+
 
 class Stream(TextIOWrapper):
     """A text stream that goes on, silent, when nobody reads it any more or its disk is full.
@@ -61,6 +63,12 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             # open() takes the lowest descriptor that is free, and this is it
             setattr(sys, name, open(os.devnull, "w" if descriptor else "r"))  # noqa: SIM115
+
+
+def told(error: SearchError) -> int:
+    """Say in one line why the command ends; return its exit code."""
+    print(f"search: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 @contextlib.contextmanager
