@@ -76,37 +76,41 @@ def alone(uri: str) -> Iterator[bool]:
 
 
 def make_whole(uri: str) -> None:
-    """Make a sqlite database that is not there yet, whole, and only then put it in its place.
+    """Have a sqlite database whole: made here where it is not there yet, or by whoever is at it.
 
     :raises InputError: its folder cannot be made or written.
     """
-    if (place := _file(uri)) is None or place.exists():
+    if (place := _file(uri)) is None:
         return
+    if not place.exists():
+        try:
+            _make(place)
+        except OSError as error:
+            raise unusable(uri, f"{error.filename}: {error.strerror}") from error
+    if _written_just_now(place):
+        _let_others_finish(place)
+
+
+def _make(place: Path) -> None:
+    """Make a database aside, and only then put it in its place."""
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as ARTIFACTS
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".mlflow-") as folder:
-            aside = Path(folder) / place.name
-            made = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-                f"sqlite:///{aside}", ARTIFACTS
-            )
-            made.engine.dispose()
-            # Never over one that is there by now. Where a disk knows no links, MLflow makes it.
-            with contextlib.suppress(OSError):
-                os.link(aside, place)
-    except OSError as error:
-        raise unusable(uri, f"{error.filename}: {error.strerror}") from error
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".mlflow-") as folder:
+        aside = Path(folder) / place.name
+        made = SqlAlchemyStore(f"sqlite:///{aside}", ARTIFACTS)  # type: ignore[no-untyped-call]
+        made.engine.dispose()
+        # Never over one that is there by now. Where a disk knows no links, MLflow makes it.
+        with contextlib.suppress(OSError):
+            os.link(aside, place)
 
 
-def let_others_finish(uri: str) -> None:
-    """Wait while another process makes a sqlite database, or brings it to MLflow's latest schema.
+def _let_others_finish(place: Path) -> None:
+    """Wait while another process makes it, or brings it to MLflow's latest schema.
 
     Who opens it meanwhile is told that it is out of date, or does the same work beside the other.
     """
-    if (place := _file(uri)) is None or not _written_just_now(place):
-        return
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     latest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]

@@ -408,14 +408,12 @@ def _reached(uri: str, name: str, create: bool) -> str:
     A file of ours is made aside, into PostgreSQL one search is let after the other. What
     `mlflow ui` has under way is waited for.
     """
-    is_there = database.see_usable(uri)
-    if not (is_there or create):
+    if not database.see_usable(uri) and not create:
         raise InputError(
             f"tracking store {uri}: it is not there, so there is no search to go on with; "
             "is --tracking-uri right?"
         )
     database.make_whole(uri)
-    database.let_others_finish(uri)
     with database.alone(uri):
         for wait_s in RETRY_AFTER_S if uri.startswith("sqlite:") else ():
             try:
