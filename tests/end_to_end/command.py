@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import random
 import shutil
 import signal
 import socket
@@ -31,6 +32,8 @@ REAL_VALID = REAL_DATA / "green_tripdata_2021-02.parquet"
 HAS_REAL_DATA = REAL_TRAIN.exists() and REAL_VALID.exists()
 NO_REAL_DATA = f"the real months are not in {REAL_DATA}"
 
+# above Ray's workers' own, below what Linux gives away by itself
+GIVEN_TO_NOBODY = range(22_000, 32_000)
 MARK = "SEARCH_TEST_MARK"  # every process that a command starts inherits it
 
 
@@ -217,10 +220,15 @@ def wait_until(
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port of this machine's address that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a port of this machine's address that nobody has.
+
+    One that the system gives to whoever asks for any would be gone before a server has started.
+    """
+    while True:
+        port = random.SystemRandom().choice(GIVEN_TO_NOBODY)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
 
 
 @contextlib.contextmanager
