@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from trainables.base import Trainable
 
-# name -> where it lives; imported when asked for, so that `--help` imports no model library
+# name -> where it lives; imported on demand, so that `--help` imports no model library
 BUILT_IN = {
     "xgboost": "trainables.xgboost_:XGBOOST",
     "lasso": "trainables.linear:LASSO",
@@ -20,7 +20,7 @@ BUILT_IN = {
 def get(name: str) -> Trainable:
     """Return the trainable ``name``: a built-in, or ``package.module:attribute``.
 
-    :raises LookupError: there is none; the message says what was tried, in one line.
+    :raises LookupError: there is none; the message is one line.
     """
     place = BUILT_IN.get(name, name)
     module, colon, attribute = place.partition(":")
@@ -43,14 +43,14 @@ def get(name: str) -> Trainable:
 
 
 def _has(found: Any, part: str) -> bool:
-    """Tell whether there is such an attribute; a property is not asked.
+    """Tell whether there is such an attribute, without evaluating a property.
 
     A search space imports hyperopt, for which each worker would wait.
     """
     try:
         inspect.getattr_static(found, part)
     except AttributeError:
-        return hasattr(found, part)  # of an object that makes its attributes
+        return hasattr(found, part)  # an object with __getattr__
     return True
 
 

@@ -1,4 +1,4 @@
-"""The protocol between a model and the search, in one screen.
+"""The protocol between a model family and a search, in one screen.
 
 A new trainable is one module with one object of this shape, and one line in
 :data:`trainables.BUILT_IN`; from outside, ``--trainable package.module:attribute`` takes one.
@@ -17,10 +17,9 @@ from trainables.dataset import Dataset
 
 Params = Mapping[str, Any]  # one point of the search space
 Settings = Mapping[str, Any]  # the trainable's own settings, and always "seed" and "threads"
-Curve = list[float]  # [rounds] validation score after each round, lower is better
-OnRound = Callable[
-    [Curve], None
-]  # told the curve so far after each round; may end the fit by raising
+Curve = list[float]  # [rounds] validation score after each round; lower is better
+# called with the curve so far after each round; may end the fit by raising
+OnRound = Callable[[Curve], None]
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Trainable(Protocol):
     """A model family: what is searched, and how one point of it is fitted."""
 
     name: str  # the tag `model` of its runs
-    flavor: str  # the module of MLflow that saves its model: "xgboost", "sklearn", ...
-    artifact: str  # where the plain bytes of its model are kept in a run
+    flavor: str  # the module of MLflow that saves its models: "xgboost", "sklearn", ...
+    artifact: str  # the artifact path of a model's plain bytes in a run
     settings: Mapping[str, Setting]
 
     @property
@@ -45,10 +44,11 @@ class Trainable(Protocol):
         """The search space in hyperopt's terms, each label equal to its key."""
 
     def rounds(self, settings: Settings) -> int | None:
-        """Return the most rounds a fit may take; nothing where there are no rounds."""
+        """Return the most rounds that a fit may take; None if it has no rounds."""
 
-    # May have `made_once(settings) -> str | None` beside: a module to run on a machine before its
-    # first fit, which would do the same and be waited for.
+    # May have two more methods. `made_once(settings) -> str | None`: a module to run on a machine
+    # while the search starts, for which the first fit would wait otherwise. `note(settings) ->
+    # str | None`: what the user should know, in one line, before the first fit.
 
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
         """Fit on ``data.train``, score on ``data.valid`` after each round; return the curve."""
@@ -57,7 +57,7 @@ class Trainable(Protocol):
         """Fit again for exactly ``rounds`` rounds; return the model's bytes."""
 
     def load(self, model: bytes) -> Any:
-        """Return what :meth:`refit` made, as the object its flavour saves."""
+        """Return what :meth:`refit` made, as the object that its flavour saves."""
 
     def predict(self, model: Any, features: Any) -> NDArray[np.float64]:
         """Return predictions [rows] for ``features`` (csr [rows, columns])."""

@@ -1,7 +1,8 @@
-"""A model of XGBoost's, written from trees that were grown elsewhere.
+"""Private parts of XGBoost 3.2: its model file, written from trees that were grown elsewhere.
 
-The parts and their names are those of XGBoost's model schema, the form is UBJSON (ubjson.org), with
-arrays of numbers as they lie in memory: a thousand trees of ten thousand nodes are no text.
+Parts and names are those of XGBoost's model schema. The form is UBJSON (ubjson.org), with arrays of
+numbers as they are in memory, since a thousand trees of ten thousand nodes are too much for text.
+Used only for the releases in ``trees.PROVEN``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ROOT_PARENT = 2**31 - 1  # as XGBoost has it
 def model(empty: Mapping[str, Any], trees: Sequence[Tree]) -> bytes:
     """Return XGBoost's model (UBJSON) of these trees.
 
-    ``empty`` is one as JSON has it, on the same columns, whose own trees do not count.
+    ``empty`` is such a model as JSON, on the same columns; its own trees are ignored.
     """
     learner = empty["learner"]
     boosting = learner["gradient_booster"]
@@ -42,7 +43,7 @@ def model(empty: Mapping[str, Any], trees: Sequence[Tree]) -> bytes:
 
 
 def _written(tree: Tree, number: int, columns: str) -> dict[str, Any]:
-    """Return a tree as XGBoost's models have it."""
+    """Return a tree in the form of XGBoost's models."""
     nodes = len(tree.left)
     none = np.zeros(0, dtype=np.int32)
     return {
@@ -79,7 +80,7 @@ _TYPED = {
 
 
 def _ubjson(value: Any) -> Iterator[bytes]:
-    """Yield a value as UBJSON (ubjson.org); an array of numpy's as a typed one."""
+    """Yield a value as UBJSON (ubjson.org); a numpy array as a typed one."""
     match value:
         case dict():
             yield b"{"

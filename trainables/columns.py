@@ -1,4 +1,4 @@
-"""The least matrix that gives XGBoost's model of the whole one.
+"""Private parts of XGBoost 2.1 to 3.2: its model as JSON, for the least matrix that gives it.
 
 The cost of a tree grows with columns x nodes, and nearly all columns of one-hot data are
 empty. Two forms of the data have the very model of the plain form, at less cost:
@@ -13,8 +13,9 @@ of one categorical column (exclusive feature bundling: Ke et al. 2017, LightGBM,
 Split one code against the rest, as ``max_cat_to_onehot`` asks for, it has the same candidates,
 gains and order as the one-hot columns. A row without a code has one that no tree knows.
 
-Either model is rewritten to the whole matrix's columns before it leaves (:meth:`Form.restored`).
-Which form is cheaper is measured: docs/decisions/0003-lossless-columns.md.
+Either model is rewritten to the whole matrix's columns (:meth:`Form.restored`), for which XGBoost
+has no public way. With releases outside :data:`PROVEN` the whole matrix is used. Which form is
+cheaper is measured: docs/decisions/0003-lossless-columns.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from numpy.typing import NDArray
 
 from trainables.base import Params, Settings
 from trainables.dataset import Dataset, Rows
+
+PROVEN = ((2, 1), (3, 2))  # the first and the last minor release
 
 # Where both forms apply, pruning wins once it leaves less than this share of the columns.
 PRUNED_SHARE = 0.2
@@ -79,6 +82,8 @@ def cheapest(params: Params, data: Dataset, settings: Settings, objective: str) 
     method, hessian = settings["tree_method"], GREATEST_HESSIAN.get(objective)
     if method == "approx" or hessian is None or not set(params) <= KEEP_THE_MODEL:
         return plain(data)
+    if not is_proven():
+        return plain(data)
     kept = splittable(data, float(params.get("min_child_weight", 1.0)), hessian)
     if not len(kept):
         return plain(data)
@@ -87,6 +92,13 @@ def cheapest(params: Params, data: Dataset, settings: Settings, objective: str) 
         if bundle is not None:
             return bundle
     return pruned(data, kept)
+
+
+def is_proven() -> bool:
+    """Tell whether this release of XGBoost writes its models in the form that is known here."""
+    first, last = PROVEN
+    numbers = tuple(int(number) for number in xgboost.__version__.split(".")[:2])
+    return first <= numbers <= last
 
 
 def splittable(

@@ -1,4 +1,4 @@
-"""The rows every fit works on: plain arrays with shapes, and a digest that names them."""
+"""The rows that every fit works on: plain arrays, and a digest that identifies them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Rows:
-    """Feature rows and what is to be predicted from them."""
+    """Feature rows and their targets."""
 
     features: Any  # scipy csr_matrix [rows, columns] float64
     target: NDArray[np.float64]  # [rows], in the unit the score is given in
@@ -22,10 +22,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a search trains on and what it scores on.
+    """What a search trains on and what it validates on.
 
-    A worker keeps its dataset from one trial to the next, and with it whatever a trainable
-    derived from it (:meth:`derived`): a trial pays for its own fit only.
+    A worker keeps its dataset from one trial to the next, with whatever a trainable has derived
+    from it (:meth:`derived`).
     """
 
     train: Rows
@@ -34,16 +34,16 @@ class Dataset:
     _derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def derived(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return what ``make`` gives, made once per process and kept under ``name``."""
+        """Return what ``make`` returns, made once per process and kept under ``name``."""
         if name not in self._derived:
             self._derived[name] = make()
         made: Made = self._derived[name]
         return made
 
     def keep(self, name: str, made: Any) -> None:
-        """Have :meth:`derived` return this from now on."""
+        """Make :meth:`derived` return this from now on."""
         self._derived[name] = made
 
     def __getstate__(self) -> dict[str, Any]:
-        # What was derived belongs to this process; it does not travel.
+        # What was derived belongs to this process and is not pickled.
         return {**self.__dict__, "_derived": {}}

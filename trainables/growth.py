@@ -1,9 +1,12 @@
 """One tree of XGBoost's ``hist``, grown over codes instead of one-hot columns.
 
-Compiled by numba the first time a fit needs it, and kept on disk from then on. All sums of
-gradients are exact (:func:`sums_are_exact`), so that the order in which they are made, and
-whether a sum is added up or is the difference of two others, changes nothing. That is what
-lets a node cost its rows, codes and bins, where XGBoost's costs all columns there are.
+Arithmetic and ties are those of XGBoost 3.2 (``trees.PROVEN``). All sums of gradients are exact
+(:func:`sums_are_exact`), so it changes nothing in which order they are added, or whether a sum is
+the difference of two others. So a node costs its rows, codes and bins, where XGBoost's costs all
+columns there are.
+
+numba compiles this module the first time a fit needs it, and keeps the result on disk. It looks for
+changes in one file only, so the whole kernel is in this one.
 """
 
 from __future__ import annotations
@@ -25,25 +28,33 @@ class Side(NamedTuple):
 
     code: NDArray[np.int32]  # [rows] ascending; -1: a code that the training rows lack
     bins: NDArray[np.int16]  # [dense, rows] among all dense columns' bins; -1: absent
-    order: NDArray[np.int32]  # [rows] of the nodes' rows, each node's by code
+    order: NDArray[np.int32]  # [rows] the nodes' rows, each node's by code
     predicted: NDArray[np.float32]  # [rows] the sum of the leaves so far
 
 
+class Columns(NamedTuple):
+    """The columns that a tree can split on: one for each code, then the dense ones."""
+
+    codes: int  # how many
+    cuts: NDArray[np.float32]  # [bins] upper ends of the dense columns' bins
+    first_bin: NDArray[np.int64]  # [dense + 1] where each dense column's bins begin
+
+
 class Regularised(NamedTuple):
-    """A point's parameters, at XGBoost's precision."""
+    """A point's parameters, rounded as XGBoost rounds them to single precision."""
 
     max_depth: int  # 0: no limit
     learning_rate: np.float32
-    reg_alpha: np.float32
-    reg_lambda: np.float32
-    min_child_weight: np.float32
+    reg_alpha: float
+    reg_lambda: float
+    min_child_weight: float
 
 
 class Slots(NamedTuple):
     """What is known of the nodes that wait: sums by bin, and by code of those that may split.
 
-    A node's smaller child takes the next slot and is done first, its larger child takes its
-    own: there are never more than log2(rows) + 2 of them.
+    A node's smaller child takes the next slot and is done first, its larger child takes its own
+    slot: there are never more than log2(rows) + 2 of them.
     """
 
     bin_gradient: NDArray[np.float64]  # [slots, bins]
@@ -52,9 +63,28 @@ class Slots(NamedTuple):
     code: NDArray[np.int32]  # [slots, codes] ascending
     code_gradient: NDArray[np.float64]  # [slots, codes]
     code_rows: NDArray[np.int64]  # [slots, codes]
-    node: NDArray[np.int64]  # [slots, 6] node, first and last row of both sides, depth
+    node: NDArray[np.int64]  # [slots, 6] node, depth, first and last row of both sides
     gradient: NDArray[np.float64]  # [slots]
-    moved: NDArray[np.int32]  # [rows] of a node while they are parted
+    moved: NDArray[np.int32]  # [rows] of a node while they are divided
+
+
+class Span(NamedTuple):
+    """The rows of one node: places in either side's order."""
+
+    start: int
+    stop: int
+    valid_start: int
+    valid_stop: int
+
+
+class Split(NamedTuple):
+    """The best split of a node."""
+
+    gain: np.float32  # 0: there is none
+    column: int  # a code, or the number of codes + that of a dense column
+    last_bin: int  # of a dense column: the last bin on the left
+    gradient: float  # the sum on the left; of a code: its own
+    absent_left: int  # of a dense column: 1 if rows without a value go left
 
 
 class Tree(NamedTuple):
@@ -64,7 +94,7 @@ class Tree(NamedTuple):
     right: NDArray[np.int32]
     parent: NDArray[np.int32]  # -1: the root
     split: NDArray[np.int32]  # a code, or the number of codes + that of a dense column
-    condition: NDArray[np.float32]  # left where the value is below it; of a leaf: its value
+    condition: NDArray[np.float32]  # left if the value is below it; of a leaf: its value
     absent_left: NDArray[np.uint8]
     gain: NDArray[np.float32]
     weight: NDArray[np.float32]
@@ -72,7 +102,7 @@ class Tree(NamedTuple):
 
 
 def compiled(function: Function) -> Function:
-    """Have numba compile a function, and keep what it made where there is a place to keep it."""
+    """Have numba compile a function, and keep the result if there is a place to keep it."""
     try:
         made: Function = njit(cache=True, error_model="numpy")(function)
     except RuntimeError:  # neither beside the source nor in the user's folder
@@ -84,13 +114,13 @@ def compiled(function: Function) -> Function:
 def sums_are_exact(values: NDArray[np.float32]) -> bool:
     """Tell whether every sum of some of ``values`` [rows] is exact in double precision.
 
-    It is if all are whole multiples of one power of two, of which their magnitudes add up to
+    It is if all are whole multiples of one power of two, and the multiples' magnitudes add up to
     no more than 2**53.
     """
     total = 0.0
     for value in values:
         total += abs(np.float64(value))
-    if not total < 2.0**100:  # or no number
+    if not total < 2.0**100:  # or not a number
         return False
     unit = 2.0**-126
     while total > unit * 2.0**52:  # 52: `total` itself is rounded
@@ -124,20 +154,20 @@ def _beyond(gradient: float, alpha: float) -> float:
 
 
 @compiled
-def _gain(gradient: float, rows: float, alpha: float, regularised: Regularised) -> np.float32:
+def _gain(gradient: float, rows: float, regularised: Regularised) -> np.float32:
     # XGBoost rounds the square and the denominator before it divides
     if rows <= 0.0:
         return np.float32(0.0)
-    beyond = _beyond(gradient, alpha)
-    return np.float32(beyond * beyond) / np.float32(rows + np.float64(regularised.reg_lambda))
+    beyond = _beyond(gradient, regularised.reg_alpha)
+    return np.float32(beyond * beyond) / np.float32(rows + regularised.reg_lambda)
 
 
 @compiled
-def _weight(gradient: float, rows: float, alpha: float, regularised: Regularised) -> np.float32:
-    if rows < np.float64(regularised.min_child_weight) or rows <= 0.0:
+def _weight(gradient: float, rows: float, regularised: Regularised) -> np.float32:
+    if rows < regularised.min_child_weight or rows <= 0.0:
         return np.float32(0.0)
-    beyond = _beyond(gradient, alpha)
-    return np.float32(-beyond / (rows + np.float64(regularised.reg_lambda)))
+    beyond = _beyond(gradient, regularised.reg_alpha)
+    return np.float32(-beyond / (rows + regularised.reg_lambda))
 
 
 @compiled
@@ -145,78 +175,61 @@ def grow(
     train: Side,
     valid: Side,
     gradient: NDArray[np.float32],
-    cuts: NDArray[np.float32],
-    first_bin: NDArray[np.int64],
+    columns: Columns,
     regularised: Regularised,
     slots: Slots,
     tree: Tree,
-    codes: int,
 ) -> int:
     """Grow a tree on ``gradient`` [rows]; add its leaves to both sides' predictions.
 
-    ``cuts`` [bins] are the upper ends of the dense columns' bins, of which column d's begin at
-    ``first_bin[d]``. Returns the number of the tree's nodes.
+    Returns the number of the tree's nodes.
     """
-    alpha = np.float64(regularised.reg_alpha)
-    least = np.float64(regularised.min_child_weight)
     tree.parent[0] = -1
-    _set(slots, 0, 0, 0, train.order.size, 0, valid.order.size, 0)
-    slots.gradient[0] = _begin(train, gradient, slots, least)
+    _set(slots, 0, 0, 0, Span(0, train.order.size, 0, valid.order.size))
+    slots.gradient[0] = _begin(train, gradient, slots, regularised.min_child_weight)
     nodes, slot = 1, 0
     while slot >= 0:
-        node, depth = slots.node[slot, 0], slots.node[slot, 5]
-        start, stop = slots.node[slot, 1], slots.node[slot, 2]
-        valid_start, valid_stop = slots.node[slot, 3], slots.node[slot, 4]
-        total, rows = slots.gradient[slot], np.float64(stop - start)
-        weight = _weight(total, rows, alpha, regularised)
+        node, depth, span = slots.node[slot, 0], slots.node[slot, 1], _span(slots, slot)
+        rows = np.float64(span.stop - span.start)
+        weight = _weight(slots.gradient[slot], rows, regularised)
         tree.rows[node] = np.float32(rows)
-        gain, split, last_bin, part, absent_left = np.float32(0.0), -1, -1, 0.0, 0
-        if _may_split(rows, depth, least, regularised.max_depth):
-            gain, split, last_bin, part, absent_left = _best_split(
-                slot, slots, total, rows, least, alpha, regularised, first_bin, codes
-            )
-        if not gain > LEAST_GAIN:
+        split = Split(np.float32(0.0), -1, -1, 0.0, 0)
+        if _may_split(rows, depth, regularised):
+            split = _best_split(slot, slots, rows, columns, regularised)
+        if not split.gain > LEAST_GAIN:
             value = weight * regularised.learning_rate
             _end(tree, node, value)
-            _add(train, start, stop, value)
-            _add(valid, valid_start, valid_stop, value)
+            _add(train, span.start, span.stop, value)
+            _add(valid, span.valid_start, span.valid_stop, value)
             slot -= 1
             continue
-        left, right = nodes, nodes + 1
+        tree.weight[node] = weight
+        _write(tree, node, nodes, split, columns)
+        _divide(train, valid, slots, slot, nodes, split, columns)
         nodes += 2
-        tree.left[node], tree.right[node] = left, right
-        tree.parent[left] = tree.parent[right] = node
-        tree.split[node], tree.gain[node], tree.weight[node] = split, gain, weight
-        if split < codes:
-            # the column's one is not below it: right; all other codes are absent values: left
-            tree.condition[node], tree.absent_left[node] = 1.0, 1
-            middle = _part_code(train, start, stop, split, slots.moved)
-            valid_middle = _part_code(valid, valid_start, valid_stop, split, slots.moved)
-            left_total, right_total = total - part, part
-        else:
-            tree.condition[node], tree.absent_left[node] = cuts[last_bin], absent_left
-            column = split - codes
-            middle = _part_bins(train, start, stop, column, last_bin, absent_left, slots.moved)
-            valid_middle = _part_bins(
-                valid, valid_start, valid_stop, column, last_bin, absent_left, slots.moved
-            )
-            left_total, right_total = part, total - part
-        # the larger child takes this slot, the smaller one the next
-        at_left = slot if middle - start >= stop - middle else slot + 1
-        at_right = 2 * slot + 1 - at_left
-        _set(slots, at_left, left, start, middle, valid_start, valid_middle, depth + 1)
-        _set(slots, at_right, right, middle, stop, valid_middle, valid_stop, depth + 1)
-        slots.gradient[at_left], slots.gradient[at_right] = left_total, right_total
-        larger = np.float64(slots.node[slot, 2] - slots.node[slot, 1])
-        if _may_split(larger, depth + 1, least, regularised.max_depth):
-            _take_out(train, gradient, slots, slot, least)
+        larger = np.float64(slots.node[slot, 3] - slots.node[slot, 2])
+        if _may_split(larger, depth + 1, regularised):
+            _take_out(train, gradient, slots, slot, regularised.min_child_weight)
         slot += 1
     return nodes
 
 
 @compiled
-def _may_split(rows: float, depth: int, least: float, max_depth: int) -> bool:
-    return rows >= 2.0 * least and (max_depth == 0 or depth < max_depth)
+def _set(slots: Slots, slot: int, node: int, depth: int, span: Span) -> None:
+    slots.node[slot, 0], slots.node[slot, 1] = node, depth
+    slots.node[slot, 2], slots.node[slot, 3] = span.start, span.stop
+    slots.node[slot, 4], slots.node[slot, 5] = span.valid_start, span.valid_stop
+
+
+@compiled
+def _span(slots: Slots, slot: int) -> Span:
+    return Span(slots.node[slot, 2], slots.node[slot, 3], slots.node[slot, 4], slots.node[slot, 5])
+
+
+@compiled
+def _may_split(rows: float, depth: int, regularised: Regularised) -> bool:
+    is_deep = regularised.max_depth != 0 and depth >= regularised.max_depth
+    return rows >= 2.0 * regularised.min_child_weight and not is_deep
 
 
 @compiled
@@ -247,64 +260,121 @@ def _begin(train: Side, gradient: NDArray[np.float32], slots: Slots, least: floa
 
 @compiled
 def _best_split(
-    slot: int,
-    slots: Slots,
-    total: float,
-    rows: float,
-    least: float,
-    alpha: float,
-    regularised: Regularised,
-    first_bin: NDArray[np.int64],
-    codes: int,
-) -> tuple[np.float32, int, int, float, int]:
-    """Return gain, split, last bin to the left, gradient of one part, whether absent go left.
+    slot: int, slots: Slots, rows: float, columns: Columns, regularised: Regularised
+) -> Split:
+    """Return the split with the greatest gain.
 
-    The part is the code's rows, or those to the left. Of equal gains the one of the lowest
-    column counts, and in a column the first.
+    Of equal gains the one of the lowest column counts, and in a column the first.
     """
-    whole = _gain(total, rows, alpha, regularised)
-    best = np.float32(0.0)
-    split, last_bin, part, absent_left = -1, -1, 0.0, 0
+    total, least = slots.gradient[slot], regularised.min_child_weight
+    whole = _gain(total, rows, regularised)
+    best = Split(np.float32(0.0), -1, -1, 0.0, 0)
     for each in range(slots.codes[slot]):
         inside, count = float(slots.code_gradient[slot, each]), float(slots.code_rows[slot, each])
         if count >= least and rows - count >= least:
-            gain = _gain(total - inside, rows - count, alpha, regularised)
-            gain = gain + _gain(inside, count, alpha, regularised) - whole
-            if gain > best:
-                best, split, part = gain, int(slots.code[slot, each]), inside
-    for column in range(first_bin.size - 1):
-        below, under = 0.0, 0.0
-        for each in range(first_bin[column], first_bin[column + 1]):
-            if slots.bin_rows[slot, each] == 0:
-                continue  # the same parting as at the bin before
-            below += slots.bin_gradient[slot, each]
-            under += slots.bin_rows[slot, each]
-            if under >= least and rows - under >= least:
-                gain = _gain(below, under, alpha, regularised)
-                gain = gain + _gain(total - below, rows - under, alpha, regularised) - whole
-                if gain > best:
-                    best, split, last_bin, part = gain, codes + column, each, below
-                    absent_left = 0
-        if under == rows:
-            continue  # no row lacks a value
-        above, over = 0.0, 0.0
-        for each in range(first_bin[column + 1] - 1, first_bin[column], -1):
-            if slots.bin_rows[slot, each] == 0:
-                continue
-            above += slots.bin_gradient[slot, each]
-            over += slots.bin_rows[slot, each]
-            if over >= least and rows - over >= least:
-                gain = _gain(total - above, rows - over, alpha, regularised)
-                gain = gain + _gain(above, over, alpha, regularised) - whole
-                if gain > best:
-                    best, split, last_bin, part = gain, codes + column, each - 1, total - above
-                    absent_left = 1
-    return best, split, last_bin, part, absent_left
+            gain = _gain(total - inside, rows - count, regularised)
+            gain = gain + _gain(inside, count, regularised) - whole
+            if gain > best.gain:
+                best = Split(gain, int(np.int64(slots.code[slot, each])), -1, inside, 0)
+    for column in range(columns.first_bin.size - 1):
+        best = _best_cut(slot, slots, rows, columns, regularised, column, best)
+    return best
+
+
+@compiled
+def _best_cut(
+    slot: int,
+    slots: Slots,
+    rows: float,
+    columns: Columns,
+    regularised: Regularised,
+    column: int,
+    best: Split,
+) -> Split:
+    """Return the best cut of a dense column if its gain is greater than that of ``best``."""
+    total, least = slots.gradient[slot], regularised.min_child_weight
+    whole = _gain(total, rows, regularised)
+    first, end = columns.first_bin[column], columns.first_bin[column + 1]
+    below, under = 0.0, 0.0
+    for each in range(first, end):
+        if slots.bin_rows[slot, each] == 0:
+            continue  # the same division as at the bin before
+        below += slots.bin_gradient[slot, each]
+        under += slots.bin_rows[slot, each]
+        if under >= least and rows - under >= least:
+            gain = _gain(below, under, regularised)
+            gain = gain + _gain(total - below, rows - under, regularised) - whole
+            if gain > best.gain:
+                best = Split(gain, columns.codes + column, each, below, 0)
+    if under == rows:
+        return best  # no row lacks a value
+    above, over = 0.0, 0.0
+    for each in range(end - 1, first, -1):
+        if slots.bin_rows[slot, each] == 0:
+            continue
+        above += slots.bin_gradient[slot, each]
+        over += slots.bin_rows[slot, each]
+        if over >= least and rows - over >= least:
+            gain = _gain(total - above, rows - over, regularised)
+            gain = gain + _gain(above, over, regularised) - whole
+            if gain > best.gain:
+                best = Split(gain, columns.codes + column, each - 1, total - above, 1)
+    return best
+
+
+@compiled
+def _write(tree: Tree, node: int, left: int, split: Split, columns: Columns) -> None:
+    """Write a split node, whose children are ``left`` and the next one."""
+    tree.left[node], tree.right[node] = left, left + 1
+    tree.parent[left] = tree.parent[left + 1] = node
+    tree.split[node], tree.gain[node] = split.column, split.gain
+    if split.column < columns.codes:
+        # the column's one is not below it: right; all other codes are absent values: left
+        tree.condition[node], tree.absent_left[node] = 1.0, 1
+    else:
+        tree.condition[node] = columns.cuts[split.last_bin]
+        tree.absent_left[node] = split.absent_left
+
+
+@compiled
+def _divide(
+    train: Side,
+    valid: Side,
+    slots: Slots,
+    slot: int,
+    left: int,
+    split: Split,
+    columns: Columns,
+) -> None:
+    """Divide a node's rows; its larger child takes this slot, the smaller one the next."""
+    span, depth = _span(slots, slot), slots.node[slot, 1] + 1
+    middle = _part(train, span.start, span.stop, split, columns.codes, slots.moved)
+    valid_middle = _part(
+        valid, span.valid_start, span.valid_stop, split, columns.codes, slots.moved
+    )
+    total, on_left = slots.gradient[slot], split.gradient
+    if split.column < columns.codes:
+        on_left = total - split.gradient
+    at_left = slot if middle - span.start >= span.stop - middle else slot + 1
+    at_right = 2 * slot + 1 - at_left
+    _set(slots, at_left, left, depth, Span(span.start, middle, span.valid_start, valid_middle))
+    _set(slots, at_right, left + 1, depth, Span(middle, span.stop, valid_middle, span.valid_stop))
+    slots.gradient[at_left], slots.gradient[at_right] = on_left, total - on_left
+
+
+@compiled
+def _part(
+    side: Side, start: int, stop: int, split: Split, codes: int, moved: NDArray[np.int32]
+) -> int:
+    """Put a node's rows in order: left ones before right ones. Return the first right place."""
+    if split.column < codes:
+        return _part_code(side, start, stop, split.column, moved)
+    return _part_bins(side, start, stop, split, split.column - codes, moved)
 
 
 @compiled
 def _part_code(side: Side, start: int, stop: int, code: int, moved: NDArray[np.int32]) -> int:
-    """Put the rows of ``code`` behind all others, these as they were; return the first's place."""
+    """Put the rows of ``code`` behind all others, which keep their order."""
     order = side.order
     low, high = start, stop
     while low < high:
@@ -327,20 +397,14 @@ def _part_code(side: Side, start: int, stop: int, code: int, moved: NDArray[np.i
 
 @compiled
 def _part_bins(
-    side: Side,
-    start: int,
-    stop: int,
-    column: int,
-    last_bin: int,
-    absent_left: int,
-    moved: NDArray[np.int32],
+    side: Side, start: int, stop: int, split: Split, column: int, moved: NDArray[np.int32]
 ) -> int:
-    """Put the rows up to ``last_bin`` before all others, either as they were."""
+    """Put the rows up to the split's last bin before all others, both in the order they had."""
     order, left, count = side.order, start, 0
     for each in range(start, stop):
         row = order[each]
         value = side.bins[column, row]
-        goes_left = value <= last_bin if value >= 0 else absent_left == 1
+        goes_left = value <= split.last_bin if value >= 0 else split.absent_left == 1
         if goes_left:
             order[left] = row
             left += 1
@@ -356,10 +420,10 @@ def _part_bins(
 def _take_out(
     train: Side, gradient: NDArray[np.float32], slots: Slots, slot: int, least: float
 ) -> None:
-    """Fill the slot of the smaller child, and take its sums out of the larger one's."""
+    """Fill the slot of the smaller child, and subtract its sums from the larger one's."""
     small = slot + 1
     _clear_bins(slots, small)
-    row, stop = slots.node[small, 1], slots.node[small, 2]
+    row, stop = slots.node[small, 2], slots.node[small, 3]
     known = slots.codes[slot]
     found = read = kept = 0
     while row < stop:
@@ -411,22 +475,6 @@ def _clear_bins(slots: Slots, slot: int) -> None:
     for each in range(slots.bin_rows.shape[1]):
         slots.bin_gradient[slot, each] = 0.0
         slots.bin_rows[slot, each] = 0
-
-
-@compiled
-def _set(
-    slots: Slots,
-    slot: int,
-    node: int,
-    start: int,
-    stop: int,
-    valid_start: int,
-    valid_stop: int,
-    depth: int,
-) -> None:
-    slots.node[slot, 0], slots.node[slot, 5] = node, depth
-    slots.node[slot, 1], slots.node[slot, 2] = start, stop
-    slots.node[slot, 3], slots.node[slot, 4] = valid_start, valid_stop
 
 
 @compiled

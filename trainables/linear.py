@@ -15,7 +15,7 @@ from trainables.dataset import Dataset
 
 @dataclass(frozen=True)
 class Linear:
-    """One estimator of ``sklearn.linear_model``; one score, no rounds."""
+    """One estimator of ``sklearn.linear_model``: one score, no rounds."""
 
     name: str
     estimator: str  # its class in sklearn.linear_model
@@ -27,7 +27,7 @@ class Linear:
 
     @property
     def search_space(self) -> dict[str, Any]:
-        """``alpha`` from 1e-5 to 10, each magnitude equally likely; nothing without it."""
+        """``alpha`` from 1e-5 to 10, each magnitude equally likely; empty if there is no alpha."""
         from hyperopt import hp
 
         if not self.has_alpha:
@@ -35,10 +35,10 @@ class Linear:
         return {"alpha": hp.loguniform("alpha", np.log(1e-5), np.log(10))}
 
     def rounds(self, settings: Settings) -> None:
-        """Return nothing: a linear model is fitted at once."""
+        """Return None: a linear model is fitted at once."""
 
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
-        """Fit, score once."""
+        """Fit, and score once."""
         model = self._fitted(params, data, settings)
         curve = [rmse(self.predict(model, data.valid.features), data.valid.target)]
         on_round(curve)
@@ -49,7 +49,7 @@ class Linear:
         return pickle.dumps(self._fitted(params, data, settings))
 
     def load(self, model: bytes) -> Any:
-        """Return the estimator. Only ever given bytes that :meth:`refit` made in this search."""
+        """Return the estimator, from bytes that :meth:`refit` made in this search and no others."""
         return pickle.loads(model)
 
     def predict(self, model: Any, features: Any) -> NDArray[np.float64]:

@@ -1,15 +1,16 @@
-"""Boosting on codes: XGBoost's ``hist`` on one-hot columns, tree for tree, at a fraction of it.
+"""Private parts of XGBoost 3.2: the arithmetic of its ``hist`` trees, on codes for one-hot columns.
 
-*Grown.* One-hot columns of which each row has exactly one are the codes of one column
-(exclusive feature bundling: Ke et al. 2017, LightGBM, section 4). XGBoost's histograms have a
-place for each code at each node, although a node of n rows has n codes at most: this module
-grows the same trees (Chen and Guestrin 2016, section 3.3, with XGBoost's cuts, gains, precision
-and ties) at the cost of each node's own rows. Base score and cuts are XGBoost's own.
+One-hot columns of which each row has exactly one are the codes of one column (exclusive feature
+bundling: Ke et al. 2017, LightGBM, section 4). XGBoost's histograms have a place for each code at
+each node, although a node of n rows has at most n codes. This module grows the same trees (Chen and
+Guestrin 2016, section 3.3, with XGBoost's cuts, gains, precision and ties) at the cost of each
+node's own rows. Base score and cuts are taken from XGBoost.
 
-XGBoost adds gradients up in its own order. Here they are added in another, so a round is only
-grown here if no sum of its gradients is rounded, in which case the order cannot matter
-(:func:`trainables.growth.sums_are_exact`); the trips' minutes are of that kind. Where it is not
-so, :class:`Inexact` tells, and XGBoost fits.
+XGBoost adds gradients in its own order. Here the order is another, so a round is only grown here if
+no sum of its gradients is rounded, because then the order cannot matter
+(:func:`trainables.growth.sums_are_exact`). Otherwise :class:`Inexact` is raised, and XGBoost fits.
+
+Proven for the releases in :data:`PROVEN`. With any other, XGBoost fits, at many times the cost.
 """
 
 from __future__ import annotations
@@ -31,12 +32,11 @@ from trainables.base import Params
 from trainables.dataset import Dataset, Rows
 
 if TYPE_CHECKING:
-    from trainables.growth import Regularised, Side, Slots, Tree
+    from trainables.growth import Columns, Regularised, Side, Slots, Tree
 
 # What the trees depend on. With any other parameter XGBoost does something that is not done here.
 UNDERSTOOD = {"max_depth", "learning_rate", "reg_alpha", "reg_lambda", "min_child_weight"}
-# The release whose gains, ties and precision these are; any other fits for itself.
-KNOWN_RELEASE = "3.2."
+PROVEN = ("3.2.",)  # how their version numbers begin
 
 
 class Inexact(Exception):
@@ -45,11 +45,9 @@ class Inexact(Exception):
 
 @dataclass(frozen=True)
 class Coded:
-    """Rows as codes and bins, sorted by code; what XGBoost says of them; an empty model."""
+    """Rows as codes and bins, sorted by code, with XGBoost's cuts, base score and empty model."""
 
-    codes: int  # the first columns, of ones
-    cuts: NDArray[np.float32]  # [bins] upper ends
-    first_bin: NDArray[np.int64]  # [dense + 1]
+    columns: Columns
     base_score: np.float32
     model: dict[str, Any]  # XGBoost's JSON, without trees
     train: Part
@@ -79,14 +77,16 @@ class Part:
 
 
 def coded(data: Dataset) -> Coded | None:
-    """Return the data in this form; nothing where XGBoost has to fit.
+    """Return the data in this form; None if XGBoost has to fit.
 
-    That is where the data has no such form, XGBoost's release is unknown, or the kernel cannot be
-    compiled or loaded here.
+    That is so if the data has no such form, XGBoost's release is not proven, or the kernel can be
+    neither compiled nor loaded here.
     """
     codes = columns.leading_codes(data)
-    if not codes or not xgboost.__version__.startswith(KNOWN_RELEASE) or not compiles():
+    if not codes or not is_proven() or not compiles():
         return None
+    from trainables.growth import Columns
+
     dense = columns.codes_and_rest(data.train.features, codes)[:, 1:]
     asked = dense if dense.shape[1] else np.zeros((len(dense), 1), dtype=np.float32)
     matrix = xgboost.DMatrix(asked, data.train.target)
@@ -109,14 +109,21 @@ def coded(data: Dataset) -> Coded | None:
         return Part(code[order], bins, rows.target.astype(np.float32), place)
 
     return Coded(
-        *(codes, cuts.astype(np.float32), first_bin.astype(np.int64)),
-        *(np.float32(base_score), model),
-        *(part(data.train), part(data.valid)),
+        columns=Columns(codes, cuts.astype(np.float32), first_bin.astype(np.int64)),
+        base_score=np.float32(base_score),
+        model=model,
+        train=part(data.train),
+        valid=part(data.valid),
     )
 
 
+def is_proven() -> bool:
+    """Tell whether trees are grown as this release of XGBoost grows them."""
+    return bool(xgboost.__version__.startswith(PROVEN))
+
+
 def is_compiled() -> bool:
-    """Tell, without numba, whether what it makes of the kernel is kept beside the source."""
+    """Tell, without importing numba, whether the compiled kernel is kept beside the source."""
     source = Path(__file__).with_name("growth.py")
     kept = (source.parent / "__pycache__").glob("growth.*.nbi")
     return any(each.stat().st_mtime > source.stat().st_mtime for each in kept)
@@ -124,11 +131,17 @@ def is_compiled() -> bool:
 
 def compiles() -> bool:
     """Tell whether trees can be grown here, by growing one of two rows."""
-    rows = np.zeros(2, dtype=np.int32), np.zeros((1, 2), dtype=np.int16)
-    part = Part(*rows, np.zeros(2, dtype=np.float32), np.arange(2, dtype=np.int32))
-    cuts, first_bin = np.ones(1, dtype=np.float32), np.array([0, 1], dtype=np.int64)
+    part = Part(
+        code=np.zeros(2, dtype=np.int32),
+        bins=np.zeros((1, 2), dtype=np.int16),
+        target=np.zeros(2, dtype=np.float32),
+        place=np.arange(2, dtype=np.int32),
+    )
     try:
-        next(boosted({}, Coded(1, cuts, first_bin, np.float32(0), {}, part, part)))
+        from trainables.growth import Columns
+
+        one = Columns(1, np.ones(1, dtype=np.float32), np.array([0, 1], dtype=np.int64))
+        next(boosted({}, Coded(one, np.float32(0), {}, part, part)))
     except Exception as error:  # noqa: BLE001 - numba's, LLVM's, those of a full disk or a damaged cache
         warnings.warn(f"trees are not grown here, XGBoost fits: {error!r}", stacklevel=2)
         return False
@@ -141,9 +154,9 @@ def understood(params: Params) -> bool:
 
 
 def boosted(params: Params, data: Coded) -> Iterator[tuple[float, Tree]]:
-    """Yield, round after round and without end, the validation RMSE and the round's tree.
+    """Yield the validation RMSE and the tree of each round, without end.
 
-    The tree is overwritten by the next: whoever keeps it takes a :func:`copy`.
+    A tree is overwritten by the next one; to keep it, take a :func:`copy`.
 
     :raises Inexact: the next tree might not be XGBoost's.
     :raises xgboost.core.XGBoostError: a parameter has a value that XGBoost refuses.
@@ -161,10 +174,7 @@ def boosted(params: Params, data: Coded) -> Iterator[tuple[float, Tree]]:
             raise Inexact
         for side in (train, valid):
             side.order[:] = np.arange(len(side.order), dtype=np.int32)
-        nodes = growth.grow(
-            *(train, valid, gradient, data.cuts, data.first_bin),
-            *(regularised, slots, room, data.codes),
-        )
+        nodes = growth.grow(train, valid, gradient, data.columns, regularised, slots, room)
         error = growth.squared_error(valid.predicted, data.valid.target, data.valid.place)
         tree = growth.Tree._make(part[:nodes] for part in room)
         yield math.sqrt(error / len(data.valid.target)), tree
@@ -176,19 +186,24 @@ def copy(tree: Tree) -> Tree:
 
 
 def _as_xgboost_reads(params: Params) -> Regularised:
-    """Return the parameters as XGBoost has them; it reads numbers from text, in its own way."""
+    """Return the parameters as XGBoost reads them: from text, in its own way."""
     from trainables.growth import Regularised
 
     matrix = xgboost.DMatrix(np.zeros((1, 1)), np.zeros(1))
     booster = xgboost.Booster({**params, "tree_method": "hist", "verbosity": 0}, [matrix])
     read = json.loads(booster.save_config())["learner"]["gradient_booster"]["tree_train_param"]
+    single = {name: np.float32(text) for name, text in read.items() if name in UNDERSTOOD}
     return Regularised(
-        int(read["max_depth"]), *(np.float32(read[name]) for name in Regularised._fields[1:])
+        max_depth=int(read["max_depth"]),
+        learning_rate=single["learning_rate"],
+        reg_alpha=float(single["reg_alpha"]),
+        reg_lambda=float(single["reg_lambda"]),
+        min_child_weight=float(single["min_child_weight"]),
     )
 
 
 def _binned(dense: NDArray[np.float32], cuts: Any, first_bin: Any) -> NDArray[np.int16]:
-    """Return [dense, rows]: the bin of each value; behind the last one where it is above all."""
+    """Return [dense, rows]: the bin of each value, one past the last if it is above all."""
     bins = np.empty(dense.shape[::-1], dtype=np.int16)
     for column, values in enumerate(dense.T):
         first, last = int(first_bin[column]), int(first_bin[column + 1])
@@ -201,14 +216,14 @@ def _slots(data: Coded) -> Slots:
     from trainables.growth import Slots
 
     rows = max(len(data.train.code), len(data.valid.code))
-    slots, bins = max(2, rows.bit_length() + 2), len(data.cuts)
+    slots, bins = max(2, rows.bit_length() + 2), len(data.columns.cuts)
     return Slots(
         bin_gradient=np.zeros((slots, bins)),
         bin_rows=np.zeros((slots, bins), dtype=np.int64),
         codes=np.zeros(slots, dtype=np.int64),
-        code=np.zeros((slots, data.codes), dtype=np.int32),
-        code_gradient=np.zeros((slots, data.codes)),
-        code_rows=np.zeros((slots, data.codes), dtype=np.int64),
+        code=np.zeros((slots, data.columns.codes), dtype=np.int32),
+        code_gradient=np.zeros((slots, data.columns.codes)),
+        code_rows=np.zeros((slots, data.columns.codes), dtype=np.int64),
         node=np.zeros((slots, 6), dtype=np.int64),
         gradient=np.zeros(slots),
         moved=np.zeros(rows, dtype=np.int32),

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees over the search space of the notes."""
+"""Gradient-boosted trees, with the search space of the course that the notes follow."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trainables.dataset import Dataset
 
 OBJECTIVE = "reg:squarederror"
 EVALUATED = "validation"
-CODED = "coded"  # the data's derived form in which trees are grown
+CODED = "coded"  # the name of the data's form in which trees are grown
 
 
 class XGBoost:
-    """XGBoost's models, each by the cheapest of the ways that give the very same one."""
+    """XGBoost's models, each fitted in the cheapest of the ways that give the same model."""
 
     name = "xgboost"
     flavor = "xgboost"
@@ -39,7 +39,7 @@ class XGBoost:
         from hyperopt import hp
 
         return {
-            # `quniform` 4..100 would draw its ends half as often: half a step more at each end
+            # `quniform` 4..100 would draw its ends half as often, so half a step more at each end
             "max_depth": hp.uniformint("max_depth", 3.5, 100.5),
             "learning_rate": hp.loguniform("learning_rate", -3, 0),
             "reg_alpha": hp.loguniform("reg_alpha", -5, -1),
@@ -52,18 +52,27 @@ class XGBoost:
         return int(settings["num_boost_round"])
 
     def made_once(self, settings: Settings) -> str | None:
-        """Return the module that compiles what grows the trees, where that is still to do."""
-        grows = settings["tree_method"] == "hist"
+        """Return the module that compiles the kernel which grows trees, if it is not compiled."""
+        grows = settings["tree_method"] == "hist" and trees.is_proven()
         return "trainables.trees" if grows and not trees.is_compiled() else None
 
+    def note(self, settings: Settings) -> str | None:
+        """Return that fits are slow with this release of XGBoost, if they are."""
+        if settings["tree_method"] != "hist" or trees.is_proven():
+            return None
+        return (
+            f"note: this release of XGBoost ({xgboost.__version__}) is not known here, so it fits "
+            "by itself: the same models, many times slower"
+        )
+
     def train(self, params: Params, data: Dataset, settings: Settings, on_round: OnRound) -> Curve:
-        """Boost until the cap, or until ``early_stopping_rounds`` brought nothing better."""
+        """Boost until the cap, or until ``early_stopping_rounds`` rounds bring no improvement."""
         rounds, patience = self.rounds(settings), int(settings["early_stopping_rounds"])
         told = 0
 
         def news(curve: Curve) -> None:
             nonlocal told
-            if len(curve) > told:  # a fit that begins again says nothing twice
+            if len(curve) > told:  # a fit that begins again reports no round twice
                 told = len(curve)
                 on_round(curve)
 
@@ -106,7 +115,7 @@ XGBOOST = XGBoost()
 
 
 def _coded(params: Params, data: Dataset, settings: Settings) -> trees.Coded | None:
-    """Return the form in which trees need no XGBoost to grow; nothing where it does."""
+    """Return the form in which trees are grown without XGBoost; None if XGBoost must fit."""
     if settings["tree_method"] != "hist" or not trees.understood(params):
         return None
     return data.derived(CODED, lambda: trees.coded(data))
@@ -114,7 +123,7 @@ def _coded(params: Params, data: Dataset, settings: Settings) -> trees.Coded | N
 
 @contextlib.contextmanager
 def _given_up(data: Dataset) -> Iterator[None]:
-    """Leave all fits on this data to XGBoost from the first one on that cannot be grown."""
+    """Leave all later fits on this data to XGBoost once a tree cannot be grown."""
     try:
         yield
     except trees.Inexact:
@@ -124,7 +133,7 @@ def _given_up(data: Dataset) -> Iterator[None]:
 def _boosted(
     params: Params, coded: trees.Coded, rounds: int, patience: int, on_round: OnRound
 ) -> Curve:
-    """Boost until the cap, or until ``patience`` rounds brought nothing better, as XGBoost does."""
+    """Boost until the cap, or until ``patience`` rounds bring no improvement, as XGBoost does."""
     curve: Curve = []
     least, since = math.inf, 0
     for score, _ in islice(trees.boosted(params, coded), rounds):
@@ -150,7 +159,7 @@ def _options(params: Params, settings: Settings, form: columns.Form) -> dict[str
 
 
 class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
-    """Keeps the curve, and hands it on after each round."""
+    """Keeps the curve, and passes it on after each round."""
 
     def __init__(self, on_round: Callable[[Curve], None]) -> None:
         self.curve: Curve = []
