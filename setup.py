@@ -1,4 +1,4 @@
-"""Writes the commit a wheel is built from into it: an installed search knows its code version."""
+"""Writes the git commit into the wheel, so that an installed search knows its code version."""
 
 import os
 import subprocess
@@ -9,20 +9,21 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithCommit(build_py):
-    """Builds the packages, and search/_commit.txt beside them."""
+    """Builds the packages, and the file search/_commit.txt with the commit."""
 
     def run(self) -> None:
-        """Build, then write the commit."""
+        """Build the packages, then write the commit."""
         super().run()
         if commit := os.environ.get("SEARCH_GIT_COMMIT") or _checked_out():
-            place = Path(self.build_lib) / "search" / "_commit.txt"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(commit + "\n")
+            # search/record/provenance.py reads it there
+            file = Path(self.build_lib) / "search" / "_commit.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(commit + "\n")
 
 
 def _checked_out() -> str:
     try:
-        asked = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
@@ -30,7 +31,7 @@ def _checked_out() -> str:
         )
     except OSError:  # no git here
         return ""
-    return asked.stdout.strip() if asked.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 setup(cmdclass={"build_py": BuildWithCommit})

@@ -1,1 +1,1 @@
-"""What the README and the decisions claim, measured: each a command that writes JSON."""
+"""Measurements of what the README and the decisions claim; each is a command that writes JSON."""

@@ -1,7 +1,7 @@
-"""What a search of many trials takes beside its training: disk, memory, open files.
+"""What a search of many trials uses besides its training: disk, memory, open files.
 
-``python -m benchmarks.appetite --trials 1000 --out appetite.json`` runs trials that cost nothing,
-each with a curve of twenty rounds, into a sqlite store, and watches the driver.
+``python -m benchmarks.appetite --trials 1000 --out appetite.json`` runs trials that take no time,
+each with a curve of twenty rounds, with a sqlite store, and measures the driver.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.watch import folder_bytes, machine, searched
+from benchmarks.watch import folder_bytes, machine, run_search
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("appetite.json"))
@@ -33,10 +33,12 @@ def measured(folder: Path, trials: int) -> dict[str, Any]:
     options = ["--trainable", "benchmarks.toys:TRIVIAL", "--num-samples", str(trials)]
     options += ["--train-data", "sample", "--valid-data", "sample"]
     options += ["--scheduler", "none", "--state-dir", str(state)]
-    report, seen = searched(options, folder, disk=state)
-    begun = report["seconds"]["start_up"]
+    report, usage = run_search(options, folder, disk=state)
+    started_s = report["seconds"]["start_up"]
     during = [
-        sample for sample in seen.samples if 0 < sample.at_s - begun < report["seconds"]["search"]
+        sample
+        for sample in usage.samples
+        if 0 < sample.at_s - started_s < report["seconds"]["search"]
     ]
     tenth = max(1, len(during) // 10)
     early, late = during[:tenth], during[-tenth:]
@@ -45,16 +47,16 @@ def measured(folder: Path, trials: int) -> dict[str, Any]:
         "seconds": report["seconds"],
         "store_bytes": (folder / "mlflow.db").stat().st_size,
         "artifact_bytes": folder_bytes(folder / "mlruns"),
-        "state_bytes_peak": int(seen.peak(lambda sample: sample.disk_bytes)),
+        "state_bytes_peak": int(usage.peak(lambda sample: sample.disk_bytes)),
         "state_bytes_left": folder_bytes(state),
         "driver_rss_bytes_first_tenth": max(sample.rss_bytes for sample in early),
         "driver_rss_bytes_last_tenth": max(sample.rss_bytes for sample in late),
-        "driver_files_peak": int(seen.peak(lambda sample: sample.files)),
+        "driver_files_peak": int(usage.peak(lambda sample: sample.files)),
     }
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table for the documents."""
     mib = 1 << 20
     rows = {
         "in the tracking store (sqlite)": f"{found['store_bytes'] / mib:.1f} MiB",

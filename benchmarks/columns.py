@@ -1,9 +1,10 @@
-"""What each way to XGBoost's model costs, by columns kept and depth; and what `exact` would give.
+"""CPU time of three ways to fit the same XGBoost model, and of the tree methods `hist` and `exact`.
 
 ``python -m benchmarks.columns --train-data X --valid-data Y --out columns.json`` measures, for each
-point of a grid, the CPU seconds of one thread for the same model: grown on codes, pruned, and
-bundled (:data:`trainables.columns.PRUNED_SHARE` comes from it); then the first points of a search
-by `hist` and by `exact`. docs/decisions/0003-lossless-columns.md has both tables.
+point of a grid over depth and `min_child_weight`, the CPU seconds of one thread for the same model:
+grown on codes, on pruned columns, and on bundled columns
+(:data:`trainables.columns.PRUNED_SHARE` comes from it); then the first points of a search by `hist`
+and by `exact`. docs/decisions/0003-lossless-columns.md has both tables.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any
 
 import xgboost
 
-from benchmarks.peers import drawn
+from benchmarks.peers import first_points
 from benchmarks.watch import machine
-from search import trips
+from search.tasks.green_taxi import features, trips
 from trainables import columns, trees
 from trainables.dataset import Dataset
 from trainables.xgboost_ import OBJECTIVE, XGBOOST
@@ -35,7 +36,7 @@ METHODS = ("hist", "exact")
 
 
 def main() -> None:
-    """Measure every point, print a line for each, write all to a file."""
+    """Measure every point, print a line for each, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train-data", type=Path, nargs="+", required=True)
     parser.add_argument("--valid-data", type=Path, nargs="+", required=True)
@@ -44,8 +45,9 @@ def main() -> None:
     parser.add_argument("--searched-rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("columns.json"))
     given = parser.parse_args()
-    data = trips.prepare(trips.read(given.train_data), trips.read(given.valid_data)).dataset
-    _grown(data, NOTES, 1)  # compiled, or loaded, before anything is measured
+    train, valid = trips.read(given.train_data), trips.read(given.valid_data)
+    data = features.prepare(train, valid).dataset
+    _grown(data, NOTES, 1)  # compile the code, or load it, before anything is measured
     points = []
     for depth in DEPTHS:
         for least in MIN_CHILD_WEIGHTS:
@@ -55,13 +57,14 @@ def main() -> None:
         method: by_method(data, method, given.searched, given.searched_rounds) for method in METHODS
     }
     print(json.dumps(methods), flush=True)
-    found = {**machine(), "rounds": given.rounds, "points": points, "kept_bytes": kept(data)}
+    found = {**machine(), "rounds": given.rounds, "points": points}
+    found |= {"kept_bytes": kept_bytes(data)}
     found |= {"searched": given.searched, "searched_rounds": given.searched_rounds}
     given.out.write_text(json.dumps({**found, "methods": methods}, indent=1) + "\n")
 
 
 def measured(data: Dataset, depth: int, min_child_weight: float, rounds: int) -> dict[str, Any]:
-    """Return the cost of the three ways at one point."""
+    """Return the CPU time of the three ways at one point."""
     splittable = columns.splittable(data, min_child_weight)
     bundle = columns.bundled(data)
     assert bundle is not None, "the trips' zone pairs exclude each other"
@@ -77,17 +80,17 @@ def measured(data: Dataset, depth: int, min_child_weight: float, rounds: int) ->
         "min_child_weight": min_child_weight,
         "columns_kept": len(splittable),
         **{f"{way}_cpu_s": round(seconds, 3) for way, (seconds, _) in ways.items()},
-        # XGBoost writes its figures as text; the last digit is that of the text
+        # XGBoost returns its scores as text, so the last digits may differ
         "same_rmse": max(scores) - min(scores) <= 1e-12,
     }
 
 
 def by_method(data: Dataset, method: str, points: int, rounds: int) -> dict[str, float]:
-    """Return what the first points of a search cost by a tree method, and what they score."""
+    """Return CPU time and scores of the first points of a search by one tree method."""
     settings: dict[str, Any] = {"num_boost_round": rounds, "early_stopping_rounds": 50}
     settings |= {"tree_method": method, "seed": 42, "threads": 1}
     fits = []
-    for point in drawn(points):
+    for point in first_points(points):
         fit = partial(XGBOOST.train, point, data, settings, lambda _: None)
         fits.append(_cpu(lambda fit=fit: min(fit())))  # type: ignore[misc]
     return {
@@ -97,8 +100,8 @@ def by_method(data: Dataset, method: str, points: int, rounds: int) -> dict[str,
     }
 
 
-def kept(data: Dataset) -> dict[str, int]:
-    """Return the bytes of what a worker keeps from one trial to the next."""
+def kept_bytes(data: Dataset) -> dict[str, int]:
+    """Return the sizes of what a worker keeps from one trial to the next."""
     coded = trees.coded(data)
     parts = [] if coded is None else [*vars(coded.train).values(), *vars(coded.valid).values()]
     matrices = sum(
@@ -114,7 +117,7 @@ def kept(data: Dataset) -> dict[str, int]:
 
 
 def _cpu(fit: Callable[[], float]) -> tuple[float, float]:
-    """Return the CPU seconds of this process that a fit takes, and its RMSE."""
+    """Return the CPU seconds of a fit in this process, and its RMSE."""
     started = time.process_time()
     rmse = fit()
     return time.process_time() - started, rmse
@@ -140,7 +143,7 @@ def _fitted(form: columns.Form, params: dict[str, Any], rounds: int) -> float:
 
 
 def table(points: list[dict[str, Any]]) -> str:
-    """Return the points as the table that the decision shows."""
+    """Return the table of the grid for the decision."""
     ways = ("grown", "pruned", "bundled")
     names = ["max_depth", "min_child_weight", "columns_kept", *(f"{way}_cpu_s" for way in ways)]
     heads = ["depth", "min_child_weight", "columns kept", *(f"{way}, CPU s" for way in ways)]
@@ -150,18 +153,18 @@ def table(points: list[dict[str, Any]]) -> str:
 
 
 def methods_table(found: dict[str, Any]) -> str:
-    """Return what the tree methods cost and score, as the decision shows it."""
+    """Return the table of the tree methods for the decision."""
     head = f"{found['searched']} points, {found['searched_rounds']} rounds"
     lines = [f"| {head} | CPU s | best RMSE | mean RMSE |", "|---|---|---|---|"]
     lines += [
-        f"| `{method}` | {said['cpu_s']:.1f} | {said['best_rmse']:.4f} | {said['mean_rmse']:.4f} |"
-        for method, said in found["methods"].items()
+        f"| `{method}` | {row['cpu_s']:.1f} | {row['best_rmse']:.4f} | {row['mean_rmse']:.4f} |"
+        for method, row in found["methods"].items()
     ]
     return "\n".join(lines) + "\n"
 
 
 def kept_table(found: dict[str, Any]) -> str:
-    """Return what stays in memory from one trial to the next, as the decision shows it."""
+    """Return the table of what stays in memory between trials, for the decision."""
     rows = [f"| {what} | {size / 2**20:.1f} MiB |" for what, size in found["kept_bytes"].items()]
     return "\n".join(["| kept between trials | |", "|---|---|", *rows]) + "\n"
 

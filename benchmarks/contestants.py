@@ -1,7 +1,7 @@
-"""The same points tuned in the ways that a user would otherwise take, each as its documents show.
+"""The same points with other tools, each used as its documentation shows.
 
 ``python -m benchmarks.contestants WAY points.json ROUNDS train.parquet valid.parquet`` prints one
-JSON object: the best RMSE and how many fits were made.
+JSON object: the best RMSE and the number of fits.
 
 - ``notes``: the objective that the notes give to ``fmin``, an MLflow run for each point.
 - ``optuna``: a study of two jobs, an MLflow run for each trial.
@@ -22,18 +22,18 @@ Fit = Callable[..., float]
 
 
 def main(way: str, points: Path, rounds: int, train: Path, valid: Path) -> None:
-    """Tune; print the outcome."""
-    found = {"notes": notes, "optuna": with_optuna, "tune": with_tune}[way](
+    """Run one tool; print the result."""
+    scores = {"notes": notes, "optuna": with_optuna, "tune": with_tune}[way](
         json.loads(points.read_text()), rounds, *_rows(train, valid)
     )
-    print(json.dumps({"rmse": min(found), "fits": len(found)}))
+    print(json.dumps({"rmse": min(scores), "fits": len(scores)}))
 
 
 def _rows(train: Path, valid: Path) -> tuple[Any, Any]:
-    """Return both months as the notes make them: one matrix each, by DictVectorizer."""
-    from search import trips
+    """Return both months as the notes prepare them: one matrix each, by DictVectorizer."""
+    from search.tasks.green_taxi import features, trips
 
-    dataset = trips.prepare(trips.read([train]), trips.read([valid])).dataset
+    dataset = features.prepare(trips.read([train]), trips.read([valid])).dataset
     return dataset.train, dataset.valid
 
 
@@ -65,9 +65,9 @@ def _matrices(train: Any, valid: Any) -> tuple[Any, Any]:
 
 
 def notes(points: list[dict[str, Any]], rounds: int, train: Any, valid: Any) -> list[float]:
-    """Run the notes' loop, one fit after another, each on all cores.
+    """Run the notes' loop: one fit after another, each on all cores.
 
-    As ``fmin`` does it with these points; `fmin` itself goes on to points of its own.
+    It does what ``fmin`` does for a point; ``fmin`` itself would draw its own points.
     """
     import mlflow
 
@@ -119,7 +119,7 @@ def with_optuna(points: list[dict[str, Any]], rounds: int, train: Any, valid: An
 
 
 def with_tune(points: list[dict[str, Any]], rounds: int, train: Any, valid: Any) -> list[float]:
-    """Run Ray Tune as its documents show it, each fit on one core."""
+    """Run Ray Tune as its documentation shows, each fit on one core."""
     import ray
     import xgboost
     from ray import tune

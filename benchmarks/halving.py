@@ -1,9 +1,9 @@
-"""What stopping weak trials at rungs saves and loses, and what TPE should be told of them.
+"""What stopping weak trials at rungs saves and loses, and which score TPE should get for them.
 
-``python -m benchmarks.halving --train-data X --valid-data Y --out halving.json`` runs whole
-searches of the notes' space on real months, one trial at a time and each to its end, over several
-seeds. What rungs would have done to them is replayed from their curves; then searches with the
-program's own rungs are run, with several things said to TPE of a trial that was stopped.
+``python -m benchmarks.halving --train-data X --valid-data Y --out halving.json`` runs searches of
+the notes' space on real months for several seeds, one trial at a time and each to its end. The
+effect of rungs is computed from their curves. Then searches with the program's own rungs are run,
+with different scores reported to TPE for a stopped trial.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.watch import machine
-from search import engine, trips
-from search.searcher import TPESearch
-from search.space import Space
+from search.execute import halving
+from search.suggest.searcher import TPESearch
+from search.suggest.space import Space
+from search.tasks.green_taxi import features, trips
+from search.values.metric import Metric
+from search.values.report import SCORE
 from trainables.base import Curve
 from trainables.dataset import Dataset
 from trainables.xgboost_ import XGBOOST
@@ -35,21 +38,21 @@ SETTINGS = {"early_stopping_rounds": 50, "tree_method": "hist", "seed": 42, "thr
 class Rungs:
     """When a trial is stopped."""
 
-    grace: int  # rounds before anything is judged
+    grace: int  # rounds before the first rung
     reduction: int
 
-    def among(self, rounds: int) -> dict[int, list[float]]:
-        """Return the rounds at which trials are judged, and the scores that came there: none."""
+    def scores(self, rounds: int) -> dict[int, list[float]]:
+        """Return an empty list of scores for each rung."""
         found, rung = {}, self.grace
         while rung < rounds:
             found[rung] = list[float]()
             rung *= self.reduction
         return found
 
-    def stop(self, before: list[float], lowest: float) -> bool:
-        """Tell whether a trial ends here, as ASHAScheduler has it; count it in."""
-        stops = bool(before) and lowest > float(np.percentile(before, 100 / self.reduction))
-        before.append(lowest)
+    def stop(self, scores: list[float], lowest: float) -> bool:
+        """Tell whether ASHAScheduler would stop a trial at this rung; add its score."""
+        stops = bool(scores) and lowest > float(np.percentile(scores, 100 / self.reduction))
+        scores.append(lowest)
         return stops
 
     def __str__(self) -> str:
@@ -57,15 +60,16 @@ class Rungs:
 
 
 RUNGS = [Rungs(grace, reduction) for grace in (10, 31, 62, 125, 250) for reduction in (2, 3, 4)]
-TOLD = ("lowest", "worst", "expected")
+# the score that TPE gets for a stopped trial
+REPORTED = ("lowest", "worst", "expected")
 
 
 class Stopped(Exception):
-    """A rung was not passed."""
+    """The trial is stopped at a rung."""
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train-data", type=Path, required=True)
     parser.add_argument("--valid-data", type=Path, required=True)
@@ -76,42 +80,55 @@ def main() -> None:
     given = parser.parse_args()
     load = partial(_load, given.train_data, given.valid_data)
     with ProcessPoolExecutor(initializer=load) as pool:
-        whole = [
-            pool.submit(searched, None, "", s, given.trials, given.rounds) for s in given.seeds
-        ]
-        curves = [each.result() for each in whole]
+        size = Size(given.trials, given.rounds)
+        futures = [pool.submit(run_search, size, seed) for seed in given.seeds]
+        searches = [future.result() for future in futures]
         replayed = [
-            {"rungs": str(rungs), **replay(of, rungs, given.rounds)}
+            {"rungs": str(rungs), **replay(curves, rungs, given.rounds)}
             for rungs in RUNGS
-            for of in curves
+            for curves in searches
         ]
-        ours = Rungs(engine.rungs(given.rounds)[0], engine.REDUCTION)
-        live = [
-            (told, pool.submit(searched, ours, told, seed, given.trials, given.rounds))
-            for told in TOLD
+        ours = Rungs(halving.rungs(given.rounds)[0], halving.REDUCTION)
+        with_rungs = [
+            (reported, pool.submit(run_search, size, seed, ours, reported))
+            for reported in REPORTED
             for seed in given.seeds
         ]
-        told = [{"told": each, **summary(search.result())} for each, search in live]
+        told = [{"told": name, **summary(future.result())} for name, future in with_rungs]
     found = {**machine(), "trials": given.trials, "rounds": given.rounds, "ours": str(ours)}
-    found |= {"whole": [summary(each) for each in curves], "replayed": replayed, "told": told}
+    found |= {"whole": [summary(each) for each in searches], "replayed": replayed, "told": told}
     given.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found), told_table(found), sep="\n\n")
+    print(table(found), reported_table(found), sep="\n\n")
 
 
 _DATA: list[Dataset] = []  # of this process
 
 
 def _load(train: Path, valid: Path) -> None:
-    _DATA.append(trips.prepare(trips.read([train]), trips.read([valid])).dataset)
+    _DATA.append(features.prepare(trips.read([train]), trips.read([valid])).dataset)
 
 
-def searched(rungs: Rungs | None, told: str, seed: int, trials: int, rounds: int) -> list[Curve]:
-    """Run one search, with ``told`` said of what ``rungs`` stop; return the trials' curves."""
-    searcher = TPESearch(Space(XGBOOST.search_space), seed=seed, score="rmse")
-    judged = rungs.among(rounds) if rungs else {}
+@dataclass(frozen=True)
+class Size:
+    """The size of a search."""
+
+    trials: int
+    rounds: int
+
+
+def run_search(
+    size: Size, seed: int, rungs: Rungs | None = None, reported: str = ""
+) -> list[Curve]:
+    """Run one search, maybe with rungs; return the trials' curves.
+
+    ``reported``: one of :data:`REPORTED`, the score that TPE gets for a stopped trial.
+    """
+    searcher = TPESearch(Space(XGBOOST.search_space), Metric("rmse", "minimize"), seed=seed)
+    settings = {**SETTINGS, "num_boost_round": size.rounds}
+    scores_at = rungs.scores(size.rounds) if rungs else {}
     curves: list[Curve] = []
     ended: list[Curve] = []
-    for number in range(trials):
+    for number in range(size.trials):
         config = searcher.suggest(str(number))
         assert config is not None, "the searcher never runs out"
         curve: Curve = []
@@ -119,58 +136,56 @@ def searched(rungs: Rungs | None, told: str, seed: int, trials: int, rounds: int
 
         def at_round(so_far: Curve, curve: Curve = curve) -> None:
             curve.append(so_far[-1])
-            before = judged.get(len(curve))
-            if rungs and before is not None and rungs.stop(before, min(curve)):
+            scores = scores_at.get(len(curve))
+            if rungs and scores is not None and rungs.stop(scores, min(curve)):
                 raise Stopped
 
         try:
-            XGBOOST.train(
-                config["params"], _DATA[0], {**SETTINGS, "num_boost_round": rounds}, at_round
-            )
+            XGBOOST.train(config["params"], _DATA[0], settings, at_round)
             ended.append(curve)
             score = min(curve)
         except Stopped:
-            score = _told(told, curve, ended)
-        searcher.on_trial_complete(str(number), {"rmse": score})
+            score = _reported_score(reported, curve, ended)
+        searcher.on_trial_complete(str(number), {SCORE: score})
     return curves
 
 
 def replay(curves: list[Curve], rungs: Rungs, rounds: int) -> dict[str, Any]:
-    """Return what rungs would have left of a search whose trials all came to their end."""
-    judged = rungs.among(rounds)
-    left = []
+    """Return rounds and best score of a search without rungs, as if it had had these rungs."""
+    scores_at = rungs.scores(rounds)
+    shortened = []
     for curve in curves:
         stop = next(
             (
                 rung
-                for rung, before in judged.items()
-                if len(curve) >= rung and rungs.stop(before, min(curve[:rung]))
+                for rung, scores in scores_at.items()
+                if len(curve) >= rung and rungs.stop(scores, min(curve[:rung]))
             ),
             len(curve),
         )
-        left.append(curve[:stop])
-    return summary(left)
+        shortened.append(curve[:stop])
+    return summary(shortened)
 
 
 def summary(curves: list[Curve]) -> dict[str, Any]:
-    """Return what a search cost and found."""
+    """Return the rounds of a search, and its best score."""
     return {"rounds": sum(map(len, curves)), "best": min(map(min, curves))}
 
 
-def _told(what: str, curve: Curve, ended: list[Curve]) -> float:
-    """Return what TPE is told of a trial that was stopped with this curve."""
-    if what == "worst":
+def _reported_score(reported: str, curve: Curve, ended: list[Curve]) -> float:
+    """Return the score that TPE gets for a trial that was stopped with this curve."""
+    if reported == "worst":
         return math.nan
     lowest = min(curve)
-    if what == "expected":
-        # by as much as those that went on bettered from there to their end, in the median
+    if reported == "expected":
+        # improved by the median factor of the trials that continued from this round to their end
         gains = [min(each) / min(each[: len(curve)]) for each in ended if len(each) > len(curve)]
         return lowest * (statistics.median(gains) if gains else 1.0)
     return lowest
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return what rungs save and lose, over the seeds."""
+    """Return the table of what rungs save and lose, over the seeds."""
     whole = found["whole"]
     lines = [
         f"| {found['trials']} trials are stopped | rounds | saved | best RMSE, each seed | lost |",
@@ -178,8 +193,8 @@ def table(found: dict[str, Any]) -> str:
         _row("never", whole, whole),
     ]
     for rungs in dict.fromkeys(row["rungs"] for row in found["replayed"]):
-        of = [row for row in found["replayed"] if row["rungs"] == rungs]
-        lines.append(_row(rungs, of, whole))
+        rows = [row for row in found["replayed"] if row["rungs"] == rungs]
+        lines.append(_row(rungs, rows, whole))
     return "\n".join(lines)
 
 
@@ -193,8 +208,8 @@ def _row(name: str, rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> 
     return f"| {name} | {rounds / len(rows):,.0f} | {saved} | {bests} | {lost:.4f} |"
 
 
-def told_table(found: dict[str, Any]) -> str:
-    """Return what searches found, by what TPE was told of stopped trials."""
+def reported_table(found: dict[str, Any]) -> str:
+    """Return the table of results by the score that TPE gets for stopped trials."""
     lines = [
         f"| TPE is told of a trial stopped {found['ours']} | rounds | best RMSE, each seed |",
         "|---|---|---|",
@@ -204,11 +219,11 @@ def told_table(found: dict[str, Any]) -> str:
         "worst": "the worst there is",
         "expected": "its lowest RMSE x what others bettered from there on",
     }
-    for told in TOLD:
-        of = [row for row in found["told"] if row["told"] == told]
-        bests = ", ".join(f"{row['best']:.4f}" for row in of)
-        rounds = statistics.mean(row["rounds"] for row in of)
-        lines.append(f"| {names[told]} | {rounds:,.0f} | {bests} |")
+    for reported in REPORTED:
+        rows = [row for row in found["told"] if row["told"] == reported]
+        bests = ", ".join(f"{row['best']:.4f}" for row in rows)
+        rounds = statistics.mean(row["rounds"] for row in rows)
+        lines.append(f"| {names[reported]} | {rounds:,.0f} | {bests} |")
     return "\n".join(lines)
 
 

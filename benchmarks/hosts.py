@@ -1,9 +1,8 @@
-"""Several hosts on one machine: each has its own address, disks, processes and sshd.
+"""Virtual hosts on one machine: each has its own address, disks, processes and sshd.
 
-A host is a network, mount, PID, UTS and IPC namespace whose first process is an sshd; a bridge
-joins them, and the machine has the first address of their network. This needs root and no
-container engine. What a test that is killed leaves goes with it: a process of its own waits for
-the end of whoever started it, and takes everything down.
+A host is a network, mount, PID, UTS and IPC namespace whose first process is an sshd. A bridge
+connects them, and the machine has the first address of their network. This needs root, and no
+container engine. If the process that uses the hosts is killed, a guard process removes them.
 """
 
 from __future__ import annotations
@@ -26,40 +25,45 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of these each host has its own, empty at first, with these modes. The rest of the machine's root
-# file system it sees, and cannot change.
+# Folders of which each host has its own, empty at first, with these modes. The rest of the file
+# system is that of the machine, and read-only.
 PRIVATE = {
-    **{"/tmp": "1777", "/var/tmp": "1777", "/dev/shm": "1777"},
-    **{"/root": "700", "/home": "755", "/run": "755", "/mnt": "755"},
+    "/tmp": "1777",
+    "/var/tmp": "1777",
+    "/dev/shm": "1777",
+    "/root": "700",
+    "/home": "755",
+    "/run": "755",
+    "/mnt": "755",
 }
 TOOLS = ("ip", "unshare", "nsenter", "sshd", "ssh", "ssh-keygen", "rsync")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-NAMED = Path("/run/netns")  # where ip-netns(8) has the namespaces
+NAMESPACES = Path("/run/netns")  # the folder of ip-netns(8)
 ENVIRONMENT = {"HOME": "/root", "USER": "root", "PATH": PATH, "LANG": "C.UTF-8", "TERM": "dumb"}
 
-START_S = 20.0  # for a host to answer on its ssh port; takes 0.2 s on a machine with nothing to do
-END_S = 20.0  # for everything to be gone
+START_S = 20.0  # for a host to answer on its ssh port; takes 0.2 s on an idle machine
+END_S = 20.0  # for everything to be removed
 
 
 def unusable() -> str | None:
-    """Return why this machine cannot have virtual hosts; nothing where it can."""
+    """Return why this machine cannot have virtual hosts; None if it can."""
     if sys.platform != "linux":
         return "virtual hosts need Linux"
     if os.geteuid() != 0:
         return "virtual hosts need root"
     if missing := [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]:
         return f"virtual hosts need {', '.join(missing)} (iproute2, openssh-server, rsync)"
-    spaces = ["--net", "--mount", "--pid", "--uts", "--ipc"]
-    tried = subprocess.run(["unshare", *spaces, "--fork", "true"], capture_output=True, text=True)
-    return f"no namespaces for this root: {tried.stderr.strip()}" if tried.returncode else None
+    command = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "true"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return f"root may not make namespaces: {result.stderr.strip()}" if result.returncode else None
 
 
 def wait_until(
     ready: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.05
 ) -> None:
-    """Wait for something to become true.
+    """Wait until ``ready`` returns true.
 
-    :raises RuntimeError: it does not in time.
+    :raises RuntimeError: it does not in time; the message has ``what``.
     """
     deadline = time.monotonic() + timeout_s
     while not ready():
@@ -70,14 +74,14 @@ def wait_until(
 
 @dataclass(frozen=True)
 class Disk:
-    """A directory of this machine that stands for a disk, seen at ``at`` by hosts that have it."""
+    """A directory of this machine that is mounted at ``at`` in hosts that have this disk."""
 
     directory: Path
     at: str  # below one of PRIVATE
 
 
 class Host:
-    """One host under way."""
+    """One running host."""
 
     def __init__(self, name: str, address: str, namespace: str, link: str, log: Path) -> None:
         self.name, self.address, self.log = name, address, log
@@ -93,10 +97,10 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command, or a text for bash, as root of this host, in /root.
 
-        Not by ssh: it works the same whatever became of the host's sshd or bashrc.
+        It does not use ssh, so it does not depend on the host's sshd or bashrc.
         """
         return subprocess.run(
-            self._entered(command, environment),
+            self._inside(command, environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -110,32 +114,32 @@ class Host:
         output: Path,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a command that ends with the host at the latest; it says to ``output``."""
-        with output.open("ab") as said:
+        """Start a command that ends with the host at the latest. ``output``: for its output."""
+        with output.open("ab") as file:
             return subprocess.Popen(
-                self._entered(command, environment),
+                self._inside(command, environment),
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
     def received_bytes(self) -> int:
-        """Return how many bytes have come in over the network."""
-        return self._counted("rx")
+        """Return the number of bytes received from the network."""
+        return self._byte_count("rx")
 
     def sent_bytes(self) -> int:
-        """Return how many bytes have gone out over the network."""
-        return self._counted("tx")
+        """Return the number of bytes sent to the network."""
+        return self._byte_count("tx")
 
     @property
     def is_on(self) -> bool:
-        """Tell whether it runs."""
+        """Tell whether the host runs."""
         return self._process is not None and self._process.poll() is None
 
     def power_off(self) -> None:
-        """Take it away at once, its private disks with it. Who talks to it hears nothing more."""
-        # the cable first: the kernel closes the connections of killed processes, politely
+        """End the host at once, with its private disks. Others see its connections as open."""
+        # the link first, because the kernel closes the connections of killed processes
         _remove_link(self._link)
         _remove_namespace(self._namespace)
         if self._process is not None:
@@ -144,45 +148,45 @@ class Host:
     def _boot(self, script: str) -> None:
         """Start the first process, and wait for its sshd.
 
-        :raises RuntimeError: it does not come up; its last words are in the message.
+        :raises RuntimeError: it does not start; the message has its output.
         """
         spaces = ["--mount", "--pid", "--uts", "--ipc", "--mount-proc"]
         fork = ["--fork", "--kill-child=KILL"]
-        entered = ["ip", "netns", "exec", self._namespace, "unshare", *spaces, *fork]
+        inside = ["ip", "netns", "exec", self._namespace, "unshare", *spaces, *fork]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*entered, "sh", "-c", script],
+                [*inside, "sh", "-c", script],
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(lambda: not self.is_on or _greets(self.address), START_S, f"{self.name}'s sshd")
+        wait_until(lambda: not self.is_on or _has_ssh(self.address), START_S, f"{self.name}'s sshd")
         if not self.is_on:
-            raise RuntimeError(f"the host {self.name} ended, saying: {self.log.read_text()}")
+            raise RuntimeError(f"the host {self.name} ended, its output: {self.log.read_text()}")
         pid = self._process.pid
         self._first_pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
-    def _entered(
+    def _inside(
         self, command: str | Sequence[str], environment: Mapping[str, str] | None
     ) -> list[str]:
         argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
         spaces = ["--mount", "--uts", "--ipc", "--net", "--pid"]
         variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(environment or {})}.items()]
-        at_home = ["sh", "-c", 'cd && exec "$@"', "sh"]
-        entered = ["nsenter", f"--target={self._first_pid}", *spaces, "--"]
-        # Ctrl-C is heard, too, when whoever started this machine's test has it ignored (nohup, &).
-        fresh = ["env", "-i", "--default-signal=INT", *variables]
-        return [*entered, *fresh, *at_home, *argv]
+        in_home = ["sh", "-c", 'cd && exec "$@"', "sh"]
+        enter = ["nsenter", f"--target={self._first_pid}", *spaces, "--"]
+        # SIGINT is handled even if the test was started with it ignored (nohup, &)
+        clean = ["env", "-i", "--default-signal=INT", *variables]
+        return [*enter, *clean, *in_home, *argv]
 
-    def _counted(self, direction: str) -> int:
-        asked = _ip("-n", self._namespace, "-json", "-stats", "link", "show", "eth0")
-        return int(json.loads(asked)[0]["stats64"][direction]["bytes"])
+    def _byte_count(self, direction: str) -> int:
+        shown = _ip("-n", self._namespace, "-json", "-stats", "link", "show", "eth0")
+        return int(json.loads(shown)[0]["stats64"][direction]["bytes"])
 
 
 class Hosts:
-    """A network of hosts; leaving the ``with`` block takes it down, whatever happened."""
+    """A network of hosts; leaving the ``with`` block removes it, also after an error."""
 
     def __init__(
         self,
@@ -192,39 +196,39 @@ class Hosts:
         network: str = "10.88.0.0/24",
         keep: Sequence[Path] = (),
     ) -> None:
-        """Name the network. ``folder``: for the key and the hosts' logs.
+        """``folder``: for the key and the hosts' logs.
 
-        ``prefix`` begins the names of all that is made; whoever uses the same one takes turns.
-        ``keep``: folders that every host sees at the same path, read-only.
+        ``prefix``: of the names of all links and namespaces; only one process at a time uses it.
+        ``keep``: folders that every host has at the same path, read-only.
         """
         if not re.fullmatch(r"[a-z][a-z0-9]{0,5}", prefix):  # names of links end at 15 characters
             raise ValueError(f"prefix {prefix!r}: a letter and up to five more or digits")
         self._folder, self._prefix = folder, prefix
         self.network = ipaddress.IPv4Network(network)
-        self.gateway = str(self.network[1])  # this machine, seen from the hosts
-        self.key = folder / "id_ed25519"  # opens every host to root
+        self.gateway = str(self.network[1])  # this machine's address in the network
+        self.key = folder / "id_ed25519"  # for ssh to root of every host
         self._keep = _hidden(keep)
         self._bridge = f"{prefix}br"
         self._numbers = itertools.count(1)
         self._making = threading.Lock()
-        self._watch: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Hosts:
-        with _turn(self._prefix) as turn:
-            _take_down(self._prefix)
-            # The watch holds the turn until it is done: nobody builds what it would take down.
-            self._watch = subprocess.Popen(
+        with _lock(self._prefix) as lock:
+            _remove_all(self._prefix)
+            # The guard holds the lock until it has removed everything.
+            self._guard = subprocess.Popen(
                 [sys.executable, __file__, self._prefix],
                 stdin=subprocess.PIPE,
-                pass_fds=[turn.fileno()],
+                pass_fds=[lock.fileno()],
                 start_new_session=True,
             )
         try:
             self.key.unlink(missing_ok=True)
             make_key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)]
             subprocess.run(make_key, check=True, capture_output=True)
-            # Of its own it would have the lowest of its ports', another one when that port goes:
-            # the hosts that stay would send to the one that is gone, for up to a minute.
+            # Without a fixed address it has the lowest of its ports' addresses. If that port is
+            # removed, the other hosts would still send to the old address for up to a minute.
             hardware = ["address", _hardware(self.gateway)]
             _ip("link", "add", self._bridge, *hardware, "type", "bridge")
             address = f"{self.gateway}/{self.network.prefixlen}"
@@ -246,12 +250,12 @@ class Hosts:
         disks: Sequence[Disk] = (),
         authorized: Sequence[str] = (),
     ) -> Host:
-        """Start a host, at any free address of the network; from any thread.
+        """Start a host at a free address of the network; any thread may call this.
 
-        ``authorized``: public keys that open it to root beside :attr:`key`. A name, or an
-        address, is free again once its host is powered off.
+        ``authorized``: public keys for ssh to root, besides :attr:`key`. Name and address are free
+        again once the host is powered off.
 
-        :raises RuntimeError: it does not come up.
+        :raises RuntimeError: it does not start.
         """
         if ipaddress.IPv4Address(address) not in self.network or address == self.gateway:
             raise ValueError(f"{address} is no free address of {self.network}")
@@ -263,7 +267,7 @@ class Hosts:
             _ip("netns", "add", namespace)
         host = Host(name, address, namespace, link, self._folder / f"{name}.log")
         try:
-            self._plug_in(namespace, link, address)
+            self._connect(namespace, link, address)
             keys = [self.key.with_suffix(".pub").read_text().strip(), *authorized]
             host._boot(_boot_script(name, address, self._keep, disks, keys))
         except BaseException:
@@ -271,8 +275,8 @@ class Hosts:
             raise
         return host
 
-    def _plug_in(self, namespace: str, link: str, address: str) -> None:
-        # Who comes back at an address is known at once.
+    def _connect(self, namespace: str, link: str, address: str) -> None:
+        # A new host at the same address has the same hardware address, so others reach it at once.
         peer = ["peer", "name", "eth0", "address", _hardware(address), "netns", namespace]
         _ip("link", "add", link, "type", "veth", *peer)
         _ip("link", "set", link, "master", self._bridge, "up")
@@ -282,23 +286,23 @@ class Hosts:
         _ip("-n", namespace, "link", "set", "eth0", "up")
 
     def _end(self) -> None:
-        assert self._watch is not None, "it was entered"
-        assert self._watch.stdin is not None, "it listens"
-        self._watch.stdin.close()
-        if self._watch.wait(2 * END_S):
-            raise RuntimeError(f"virtual hosts {self._prefix!r} are not gone, see above")
+        assert self._guard is not None, "the guard was started"
+        assert self._guard.stdin is not None, "its stdin is a pipe"
+        self._guard.stdin.close()
+        if self._guard.wait(2 * END_S):
+            raise RuntimeError(f"virtual hosts {self._prefix!r} were not removed, see above")
 
 
 def _boot_script(
     name: str, address: str, keep: Sequence[Path], disks: Sequence[Disk], keys: Sequence[str]
 ) -> str:
-    """Return what a host's first process does before it becomes its sshd."""
+    """Return the shell script of a host's first process; it ends by starting the sshd."""
     quoted = shlex.quote
     mounts = [(directory, str(directory), "ro") for directory in keep]
     mounts += [(disk.directory, disk.at, "rw") for disk in disks]
     stage = [f"/mnt/stage-{number}" for number in range(len(mounts))]
     lines = ["set -eu", f"hostname {quoted(name)}", "mount -t tmpfs none /mnt"]
-    # Set aside before what is above them is covered.
+    # Moved to a stage first, because the private folders cover them.
     for staged, (directory, _, _) in zip(stage, mounts, strict=True):
         lines += [f"mkdir {staged}", f"mount --bind {quoted(str(directory))} {staged}"]
     lines += ["mount -o remount,bind,ro /"]
@@ -332,16 +336,15 @@ def _boot_script(
         "MaxStartups": "100",
         "Subsystem": "sftp internal-sftp",
     }
-    said = [word for option, value in options.items() for word in ("-o", f"{option}={value}")]
-    sshd = shutil.which("sshd", path=PATH) or "sshd"  # it asks for its own absolute path
-    lines += [
-        shlex.join(["exec", sshd, "-D", "-e", "-f", "/dev/null", "-h", "/run/sshd/key", *said])
-    ]
+    words = [word for option, value in options.items() for word in ("-o", f"{option}={value}")]
+    sshd = shutil.which("sshd", path=PATH) or "sshd"  # it must be started by its absolute path
+    command = ["exec", sshd, "-D", "-e", "-f", "/dev/null", "-h", "/run/sshd/key", *words]
+    lines += [shlex.join(command)]
     return "\n".join(lines)
 
 
 def _hidden(keep: Sequence[Path]) -> list[Path]:
-    """Return those folders that a private one would cover; what lies in another comes with it."""
+    """Return the folders that a private one would cover, without those inside another of them."""
     wanted = {each.resolve() for each in keep}
     tops = [each for each in wanted if not any(other in each.parents for other in wanted)]
     return sorted(each for each in tops if _is_private(each))
@@ -352,29 +355,29 @@ def _is_private(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _turn(prefix: str) -> Iterator[socket.socket]:
-    """Wait until nobody else has hosts of this prefix; the turn ends with its last holder.
+def _lock(prefix: str) -> Iterator[socket.socket]:
+    """Wait until no other process has hosts of this prefix, and lock the prefix.
 
-    An abstract socket: its name is free again when all who hold it have died, however they did.
+    The lock is an abstract socket: the kernel frees its name when all processes that hold it end.
     """
-    with socket.socket(socket.AF_UNIX) as turn:
+    with socket.socket(socket.AF_UNIX) as lock:
 
         def is_ours() -> bool:
             with contextlib.suppress(OSError):
-                turn.bind(f"\0virtual-hosts-{prefix}")
+                lock.bind(f"\0virtual-hosts-{prefix}")
                 return True
             return False
 
         wait_until(is_ours, 2 * END_S, f"the end of another test with hosts {prefix!r}")
-        yield turn
+        yield lock
 
 
-def _take_down(prefix: str) -> None:
-    """Remove everything whose name has this prefix."""
+def _remove_all(prefix: str) -> None:
+    """Remove all links and namespaces with this prefix."""
     for link in links():
         if re.fullmatch(rf"{prefix}(br|v\d+)", link):
             _remove_link(link)
-    for namespace in list(NAMED.glob(f"{prefix}-*")):
+    for namespace in list(NAMESPACES.glob(f"{prefix}-*")):
         _remove_namespace(namespace.name)
 
 
@@ -389,7 +392,7 @@ def links() -> list[str]:
 
 
 def _remove_namespace(namespace: str) -> None:
-    """End all that runs in a network namespace, then the namespace."""
+    """Kill all processes in a network namespace, then remove it."""
 
     def is_empty() -> bool:
         pids = [int(pid) for pid in _ip("netns", "pids", namespace).split()]
@@ -398,19 +401,19 @@ def _remove_namespace(namespace: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         return not pids
 
-    if (NAMED / namespace).exists():
-        wait_until(is_empty, END_S, f"the end of what runs in {namespace}")
+    if (NAMESPACES / namespace).exists():
+        wait_until(is_empty, END_S, f"the end of the processes in {namespace}")
         _ip("netns", "delete", namespace)
 
 
 def _ip(*arguments: str) -> str:
-    asked = subprocess.run(["ip", *arguments], env=ENVIRONMENT, capture_output=True, text=True)
-    if asked.returncode:
-        raise OSError(f"ip {shlex.join(arguments)}: {asked.stderr.strip()}")
-    return asked.stdout
+    result = subprocess.run(["ip", *arguments], env=ENVIRONMENT, capture_output=True, text=True)
+    if result.returncode:
+        raise OSError(f"ip {shlex.join(arguments)}: {result.stderr.strip()}")
+    return result.stdout
 
 
-def _greets(address: str) -> bool:
+def _has_ssh(address: str) -> bool:
     """Tell whether an sshd answers."""
     with contextlib.suppress(OSError), socket.create_connection((address, 22), timeout=1) as line:
         return line.recv(4) == b"SSH-"
@@ -418,15 +421,15 @@ def _greets(address: str) -> bool:
 
 
 def _hardware(address: str) -> str:
-    """Return the hardware address that goes with an address here."""
+    """Return the hardware address for an IP address."""
     return "02:00:" + ipaddress.IPv4Address(address).packed.hex(":")
 
 
-def _watch_over(prefix: str) -> None:
-    """Wait for the end of whoever started this process, then take its hosts down."""
+def _guard(prefix: str) -> None:
+    """Wait until the process that started this one closes the pipe or ends; remove its hosts."""
     sys.stdin.buffer.read()
-    _take_down(prefix)
+    _remove_all(prefix)
 
 
 if __name__ == "__main__":
-    _watch_over(sys.argv[1])
+    _guard(sys.argv[1])

@@ -1,8 +1,8 @@
-"""What a search moves to each node: the data once, and little with each trial.
+"""Network traffic of a search to each node: the data once, and little for each trial.
 
 ``python -m benchmarks.nodes --train-data X --valid-data Y --out nodes.json`` runs searches on a
-head and two nodes of two slots each, virtual hosts with an address of their own, and reads what
-came in at each one's network card. Needs root (benchmarks/hosts.py).
+head and two nodes of two slots each. They are virtual hosts; the bytes are counted at each one's
+network card. Needs root (benchmarks/hosts.py).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 
 from benchmarks.hosts import Host, Hosts, unusable
 from benchmarks.watch import TOP, machine
-from search import trips
+from search.tasks.green_taxi import features, trips
 
 HEAD, NODES = "10.89.0.10", {"first": "10.89.0.11", "second": "10.89.0.12"}
 SLOTS = 2  # of each node
-MOST_OF_DATA = 1.5  # times its size: less than twice, and room for what trials say
-AROUND = {"PYTHONPATH": str(TOP), "RAY_AUTH_MODE": "disabled"}
+MOST_OF_DATA = 1.5  # times the size of the data: less than twice, with room for messages
+ENVIRONMENT = {"PYTHONPATH": str(TOP), "RAY_AUTH_MODE": "disabled"}
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train-data", type=Path, required=True)
     parser.add_argument("--valid-data", type=Path, required=True)
@@ -37,7 +37,8 @@ def main() -> None:
     if reason := unusable():
         raise SystemExit(f"benchmarks.nodes: {reason}")
     files = [given.train_data.resolve(), given.valid_data.resolve()]
-    data = trips.prepare(*(trips.read([file]) for file in files)).dataset
+    train, valid = (trips.read([file]) for file in files)
+    data = features.prepare(train, valid).dataset
     found: dict[str, Any] = {**machine(), "slots_a_node": SLOTS}
     found["data_bytes"] = len(pickle.dumps(data, protocol=5))
     found["rows"] = [measured(files, trials) for trials in given.trials]
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def measured(files: list[Path], trials: int) -> dict[str, Any]:
-    """Run one search on fresh hosts; return what each node received meanwhile."""
+    """Run one search on new hosts; return the bytes that each node received."""
     keep = [Path(sys.prefix), Path(sys.base_prefix), TOP, *(file.parent for file in files)]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -59,13 +60,13 @@ def measured(files: list[Path], trials: int) -> dict[str, Any]:
         _ray(head, "start", "--head", f"--node-ip-address={HEAD}", "--num-cpus=0")
         nodes = [hosts.add(name, address) for name, address in NODES.items()]
         for node in nodes:
-            at = [f"--address={HEAD}:6379", f"--node-ip-address={node.address}"]
-            _ray(node, "start", *at, f"--num-cpus={SLOTS}")
+            where = [f"--address={HEAD}:6379", f"--node-ip-address={node.address}"]
+            _ray(node, "start", *where, f"--num-cpus={SLOTS}")
         before = {node.name: node.received_bytes() for node in nodes}
         words = [sys.executable, "-m", "search.run", "--address", f"{HEAD}:6379", "--json"]
         words += ["--trainable", "benchmarks.toys:SLEEPER", "--num-samples", str(trials)]
         words += ["--train-data", str(files[0]), "--valid-data", str(files[1])]
-        _said(head.run(words, timeout_s=300, environment=AROUND))
+        _check(head.run(words, timeout_s=300, environment=ENVIRONMENT))
         received = {node.name: node.received_bytes() - before[node.name] for node in nodes}
     row = {"trials": trials, "received_bytes": received}
     print(json.dumps(row), flush=True)
@@ -74,17 +75,17 @@ def measured(files: list[Path], trials: int) -> dict[str, Any]:
 
 def _ray(host: Host, *words: str) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", *words, "--disable-usage-stats"]
-    _said(host.run(command, timeout_s=120, environment=AROUND))
+    _check(host.run(command, timeout_s=120, environment=ENVIRONMENT))
 
 
-def _said(ended: Any) -> None:
-    if ended.returncode:
-        told = (ended.stdout + ended.stderr)[-2000:]
-        raise SystemExit(f"{shlex.join(ended.args[-8:])} failed: {told}")
+def _check(result: Any) -> None:
+    if result.returncode:
+        output = (result.stdout + result.stderr)[-2000:]
+        raise SystemExit(f"{shlex.join(result.args[-8:])} failed: {output}")
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table for the documents."""
     slots, megabytes = found["slots_a_node"], found["data_bytes"] / 1e6
     lines = [
         f"| data of {megabytes:.2f} MB, {slots} slots a node | received by each node, MB | "

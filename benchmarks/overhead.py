@@ -1,8 +1,9 @@
-"""What a trial costs beyond its training: trivial ones, ours and stock, and bare MLflow calls.
+"""What a trial costs besides its training, with trials that take no time.
 
-``python -m benchmarks.overhead --trials 100 1000 --out overhead.json``. One at a time: ours with a
-sqlite store, ours with a tracking server (its requests counted), the same MLflow calls in a bare
-loop, and stock Ray Tune with its own searcher and MLflow callback.
+``python -m benchmarks.overhead --trials 100 1000 --out overhead.json`` measures one after the
+other: our search with a sqlite store, our search with a tracking server (with the number of its
+requests), the same MLflow calls in a loop, and stock Ray Tune with its own searcher and MLflow
+callback.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.toys import ROUNDS
-from benchmarks.watch import machine, searched, succeeded
+from benchmarks.watch import machine, run_checked, run_search
 
-STOCK_TRIALS = 100  # stock takes long enough for these
+STOCK_TRIALS = 100  # stock Ray Tune would take too long for more
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--ways", nargs="*", default=["sqlite", "server", "calls", "stock"])
@@ -48,45 +49,53 @@ def main() -> None:
 
 
 def with_sqlite(folder: str, trials: int) -> dict[str, Any]:
-    """Run our search into a sqlite store."""
-    return _searched(folder, trials, "sqlite:///mlflow.db")
+    """Run our search with a sqlite store."""
+    return _run_ours(folder, trials, "sqlite:///mlflow.db")
 
 
 def with_server(folder: str, trials: int) -> dict[str, Any]:
-    """Run our search against a tracking server; count what it is asked."""
+    """Run our search with a tracking server; count its requests."""
     with _server(Path(folder)) as (uri, log):
-        found = _searched(folder, trials, uri)
-        asked = re.findall(r'"(?:GET|POST|PATCH|DELETE) (/api/\S+)', log.read_text())
-    return {**found, "requests_per_trial": len(asked) / trials}
+        found = _run_ours(folder, trials, uri)
+        requests = re.findall(r'"(?:GET|POST|PATCH|DELETE) (/api/\S+)', log.read_text())
+    return {**found, "requests_per_trial": len(requests) / trials}
 
 
-def _searched(folder: str, trials: int, uri: str) -> dict[str, Any]:
+def _run_ours(folder: str, trials: int, uri: str) -> dict[str, Any]:
     options = ["--trainable", "benchmarks.toys:TRIVIAL", "--num-samples", str(trials)]
     options += ["--train-data", "sample", "--valid-data", "sample"]
-    report, seen = searched([*options, "--scheduler", "none", "--tracking-uri", uri], Path(folder))
+    options += ["--scheduler", "none", "--tracking-uri", uri]
+    report, usage = run_search(options, Path(folder))
     seconds = report["seconds"]
-    begun, ended = seconds["start_up"], seconds["start_up"] + seconds["search"]
-    cpu = [sample.cpu_s for sample in seen.samples if begun <= sample.at_s <= ended]
+    start, end = seconds["start_up"], seconds["start_up"] + seconds["search"]
+    cpu = [sample.cpu_s for sample in usage.samples if start <= sample.at_s <= end]
     return {"seconds": seconds["search"], "driver_cpu_s": cpu[-1] - cpu[0]}
 
 
 def bare_calls(folder: str, trials: int) -> dict[str, Any]:
-    """Make the MLflow calls of as many trials in a loop, into a sqlite store."""
+    """Make the MLflow calls of so many trials in a loop, with a sqlite store."""
     code = f"from benchmarks.overhead import calls; print(calls({trials}))"
-    seen = succeeded([sys.executable, "-c", code], Path(folder))
-    return {"seconds": float(seen.stdout.strip().splitlines()[-1])}
+    return {"seconds": _printed_seconds(code, folder)}
 
 
 def calls(trials: int) -> float:
-    """Make them here; return the seconds."""
-    from search.notes import Ended, Started
-    from search.store import Data, Store
-    from search.writer import TrialRuns
+    """Make the calls in this process; return the seconds."""
+    from search.record.connection import connect
+    from search.record.run_metadata import RunMetadata
+    from search.record.trial_runs import SearchRuns, TrialRuns
+    from search.values.data import DataDescription
+    from search.values.events import Ended, Started
 
-    store = Store.connect("sqlite:///mlflow.db", "calls")
-    data = Data("trips", "ab" * 16, {"train": "a", "valid": "b"}, {"rows": 3})
-    params = {"train-data-path": "a", "valid-data-path": "b", "preprocessing": "c"}
-    runs = TrialRuns(store, "s", "parent", params, {"developer": "me", "model": "m"}, data)
+    data = DataDescription(
+        name="trips", digest="ab" * 16, source={"train": "a", "valid": "b"}, profile={"rows": 3}
+    )
+    metadata = RunMetadata(
+        params={"train-data-path": "a", "valid-data-path": "b", "preprocessing": "c"},
+        tags={"developer": "me", "model": "m"},
+        data=data,
+    )
+    store = connect("sqlite:///mlflow.db", "calls")
+    runs = TrialRuns(store, SearchRuns("s", "parent", metadata, curve="validation-rmse"))
     started = time.perf_counter()
     for number in range(trials):
         now = time.time_ns() // 1_000_000
@@ -94,7 +103,7 @@ def calls(trials: int) -> float:
         run_id = runs.create(first)
         runs.describe(run_id, first)
         metrics = {"rmse": 1.0, "best_iteration": 3.0, "fit_seconds": 0.1}
-        last = Ended(first.trial_id, "finished", now, metrics, curve=(1.0,) * ROUNDS)
+        last = Ended(first.trial_id, "finished", at_ms=now, metrics=metrics, curve=(1.0,) * ROUNDS)
         runs.score(run_id, last)
         runs.end(run_id, last)
     return time.perf_counter() - started
@@ -103,12 +112,17 @@ def calls(trials: int) -> float:
 def with_stock(folder: str, trials: int) -> dict[str, Any]:
     """Run Ray Tune with its own searcher and callback."""
     code = f"from benchmarks.overhead import stock; print(stock({trials}))"
-    seen = succeeded([sys.executable, "-c", code], Path(folder))
-    return {"seconds": float(seen.stdout.strip().splitlines()[-1])}
+    return {"seconds": _printed_seconds(code, folder)}
+
+
+def _printed_seconds(code: str, folder: str) -> float:
+    """Run Python code in a process; return the number that it prints last."""
+    usage = run_checked([sys.executable, "-c", code], Path(folder))
+    return float(usage.stdout.strip().splitlines()[-1])
 
 
 def stock(trials: int) -> float:
-    """Run it here; return the seconds from the first trial to the end."""
+    """Run Ray Tune in this process; return the seconds from the first trial to the end."""
     import ray
     from hyperopt import hp
     from ray import tune
@@ -147,17 +161,17 @@ def _server(folder: Path) -> Iterator[tuple[str, Path]]:
     argv = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     argv += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
     with (
-        log.open("wb") as said,
-        # in a session of its own, so that its workers can be ended with it; without the seven
-        # processes that run jobs, whose start would go on for long into what is measured
+        log.open("wb") as output,
+        # in its own session, so that its workers can be ended with it; without the seven processes
+        # for jobs, because they would still be starting during the measurement
         subprocess.Popen(
             argv,
             cwd=folder,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        ) as it,
+        ) as server,
     ):
         try:
             uri = f"http://127.0.0.1:{port}"
@@ -167,7 +181,7 @@ def _server(folder: Path) -> Iterator[tuple[str, Path]]:
                 time.sleep(0.25)
             yield uri, log
         finally:
-            os.killpg(it.pid, signal.SIGTERM)
+            os.killpg(server.pid, signal.SIGTERM)
 
 
 MEASURED = {
@@ -185,7 +199,7 @@ NAMES = {
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table for the documents."""
     lines = [
         "| trivial trials | trials | seconds | ms a trial | driver's CPU, ms a trial | requests |",
         "|---|---|---|---|---|---|",
@@ -193,10 +207,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         each = 1000 * row["seconds"] / row["trials"]
         cpu = f"{1000 * row['driver_cpu_s'] / row['trials']:.0f}" if "driver_cpu_s" in row else ""
-        asked = f"{row['requests_per_trial']:.1f}" if "requests_per_trial" in row else ""
+        requests = f"{row['requests_per_trial']:.1f}" if "requests_per_trial" in row else ""
         lines.append(
             f"| {NAMES[row['way']]} | {row['trials']:,} | {row['seconds']:.1f} | {each:.0f} | "
-            f"{cpu} | {asked} |"
+            f"{cpu} | {requests} |"
         )
     return "\n".join(lines)
 

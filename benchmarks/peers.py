@@ -1,9 +1,9 @@
-"""The same points through this program, the notes' loop, Optuna and stock Ray Tune, in turn.
+"""The same points with this program, the notes' loop, Optuna and stock Ray Tune, one after another.
 
-``python -m benchmarks.peers --train-data X --valid-data Y --out peers.json``. Each runs alone, in a
-process and a folder of its own, with a sqlite store. A peer does not refit, so our seconds are
-given without the refit, and the whole command's beside them. Peers run each trial to its end: what
-is compared with them is our search that does so, too.
+``python -m benchmarks.peers --train-data X --valid-data Y --out peers.json`` runs each in its own
+process and folder, with a sqlite store. The others do not refit, so our seconds are given without
+the refit, and also for the whole command. The others run each trial to its end, so our search that
+does this too is compared with them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.watch import machine, searched, succeeded
-from search.searcher import TPESearch
-from search.space import Space
+from benchmarks.watch import machine, run_checked, run_search
+from search.suggest.searcher import TPESearch
+from search.suggest.space import Space
+from search.values.metric import Metric
 from trainables.xgboost_ import XGBOOST
 
 WAYS = ("notes", "optuna", "tune")
@@ -26,7 +27,7 @@ NAMES = {"notes": "the notes' loop", "optuna": "Optuna, 2 jobs", "tune": "stock 
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train-data", type=Path, required=True)
     parser.add_argument("--valid-data", type=Path, required=True)
@@ -41,69 +42,83 @@ def main() -> None:
     found["ways"][HALVED] = ours(files, given.points, given.rounds, "asha")
     for way in given.ways:
         found["ways"][way] = peer(way, files, given.points, given.rounds)
-    same = {round(said["rmse"], 6) for way, said in found["ways"].items() if way != HALVED}
-    found["same_rmse"] = len(same) == 1
+    scores = {round(row["rmse"], 6) for way, row in found["ways"].items() if way != HALVED}
+    found["same_rmse"] = len(scores) == 1
     given.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
 
 
-def drawn(count: int) -> list[dict[str, Any]]:
+def first_points(count: int) -> list[dict[str, Any]]:
     """Return the first points that a search of the notes' space draws."""
-    searcher = TPESearch(Space(XGBOOST.search_space), seed=42, score="rmse")
+    searcher = TPESearch(Space(XGBOOST.search_space), Metric("rmse", "minimize"), seed=42)
     configs = [searcher.suggest(str(number)) for number in range(count)]
     return [config["params"] for config in configs if config is not None]
 
 
 def ours(files: list[Path], points: int, rounds: int, scheduler: str) -> dict[str, Any]:
-    """Run the points through this program."""
+    """Run the points with this program."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "points.json").write_text(json.dumps(drawn(points)))
+        (Path(folder) / "points.json").write_text(json.dumps(first_points(points)))
         options = ["--num-samples", str(points), "--initial-points", "points.json"]
         options += ["--set", f"num_boost_round={rounds}", "--scheduler", scheduler]
         options += ["--train-data", str(files[0]), "--valid-data", str(files[1])]
-        report, seen = searched(options, Path(folder))
+        report, usage = run_search(options, Path(folder))
     seconds = report["seconds"]
     return {
-        "seconds": seen.wall_s - seconds["refit"],
-        "whole_command_s": seen.wall_s,
+        "seconds": usage.wall_s - seconds["refit"],
+        "whole_command_s": usage.wall_s,
         "parts_s": seconds,
-        "cpu_s": seen.cpu_s,
+        "cpu_s": usage.cpu_s,
         "rmse": report["best"]["rmse"],
     }
 
 
 def peer(way: str, files: list[Path], points: int, rounds: int) -> dict[str, Any]:
-    """Run the points through another way."""
+    """Run the points with another tool."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "points.json").write_text(json.dumps(drawn(points)))
+        (Path(folder) / "points.json").write_text(json.dumps(first_points(points)))
         argv = [sys.executable, "-m", "benchmarks.contestants", way, "points.json", str(rounds)]
-        seen = succeeded([*argv, *map(str, files)], Path(folder))
-    report = json.loads(seen.stdout.strip().splitlines()[-1])
+        usage = run_checked([*argv, *map(str, files)], Path(folder))
+    report = json.loads(usage.stdout.strip().splitlines()[-1])
     return {
-        "seconds": seen.wall_s,
-        "whole_command_s": seen.wall_s,
-        "cpu_s": seen.cpu_s,
+        "seconds": usage.wall_s,
+        "whole_command_s": usage.wall_s,
+        "cpu_s": usage.cpu_s,
         "rmse": report["rmse"],
     }
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table for the documents."""
     ours_s = found["ways"][OURS]["seconds"]
     lines = [
         f"| {found['points']} points, {found['rounds']} rounds | seconds | times ours | CPU s | "
         "whole command, s | best RMSE |",
         "|---|---|---|---|---|---|",
     ]
-    for way, said in found["ways"].items():
+    for way, row in found["ways"].items():
         lines.append(
-            f"| {NAMES.get(way, way)} | {said['seconds']:.0f} | {said['seconds'] / ours_s:.1f} | "
-            f"{said['cpu_s']:.0f} | {said['whole_command_s']:.0f} | {said['rmse']:.6f} |"
+            f"| {NAMES.get(way, way)} | {row['seconds']:.0f} | {row['seconds'] / ours_s:.1f} | "
+            f"{row['cpu_s']:.0f} | {row['whole_command_s']:.0f} | {row['rmse']:.6f} |"
         )
     parts = {**found["ways"][OURS]["parts_s"]}
-    around = found["ways"][OURS]["whole_command_s"] - parts.pop("total")
-    told = ", ".join(f"{part.replace('_', '-')} {s:.1f} s" for part, s in parts.items())
-    lines += ["", f"Ours in parts: {told}, Python's own start and end {around:.1f} s."]
+    rest_s = found["ways"][OURS]["whole_command_s"] - parts.pop("total")
+    listed = ", ".join(f"{part.replace('_', '-')} {s:.1f} s" for part, s in parts.items())
+    lines += ["", f"Ours in parts: {listed}, Python's own start and end {rest_s:.1f} s."]
+    return "\n".join(lines)
+
+
+def short_table(found: dict[str, Any]) -> str:
+    """Return the table for the README."""
+    ours_s = found["ways"][OURS]["seconds"]
+    lines = [
+        f"| {found['points']} points, {found['rounds']} rounds, tracked in MLflow | seconds | |",
+        "|---|---|---|",
+    ]
+    for way, row in found["ways"].items():
+        times = row["seconds"] / ours_s
+        more = "" if way.startswith(OURS) else f"{times:.0f} times as long"
+        lines.append(f"| {NAMES.get(way, way)} | {row['seconds']:.0f} | {more} |")
     return "\n".join(lines)
 
 

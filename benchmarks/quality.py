@@ -1,9 +1,10 @@
 """The best RMSE after n trials and after t seconds: ours, hyperopt's TPE, Optuna, random search.
 
-``python -m benchmarks.quality --train-data X --valid-data Y --out quality.json``. One trial at a
-time over several seeds, few rounds on a part of the rows, so that there are enough seeds for an
-interval. After n trials what counts is the searcher, so all have the same fits; after t seconds
-each has the fits that its user has: ours are grown, the others' are XGBoost's on the whole matrix.
+``python -m benchmarks.quality --train-data X --valid-data Y --out quality.json`` runs one trial at
+a time for several seeds, with few rounds on a part of the rows, so that there are enough seeds for
+an interval. After n trials only the searchers are compared, so all use the same fits. After t
+seconds each uses the fits that its user would have: ours are grown on codes, the others are those
+of XGBoost on the whole matrix.
 """
 
 from __future__ import annotations
@@ -22,25 +23,28 @@ import xgboost
 from scipy.stats import t
 
 from benchmarks.watch import machine
-from search import trips
-from search.searcher import TPESearch
-from search.space import Space
+from search.suggest.searcher import TPESearch
+from search.suggest.space import Space
+from search.tasks.green_taxi import features, trips
+from search.values.metric import Metric
+from search.values.report import SCORE
 from trainables import columns as forms
 from trainables.dataset import Dataset, Rows
 from trainables.xgboost_ import OBJECTIVE, XGBOOST
 
 Score = Callable[[dict[str, Any]], float]
+Search = Callable[[Score, int, int], list[float]]  # (score, trials, seed) -> scores
 OURS = "ours"
 AFTER = (10, 25, 50)  # trials
 AFTER_S = (5, 10, 20)  # seconds
 
 
 class TimeIsUp(BaseException):
-    """Ends a search, whatever it catches."""
+    """Ends a search; no search catches it."""
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train-data", type=Path, required=True)
     parser.add_argument("--valid-data", type=Path, required=True)
@@ -51,8 +55,8 @@ def main() -> None:
     parser.add_argument("--timed-seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("quality.json"))
     given = parser.parse_args()
-    whole = trips.prepare(trips.read([given.train_data]), trips.read([given.valid_data]))
-    data = _part(whole.dataset, given.rows)
+    prepared = features.prepare(trips.read([given.train_data]), trips.read([given.valid_data]))
+    data = _first_rows(prepared.dataset, given.rows)
     settings = {"num_boost_round": given.rounds, "early_stopping_rounds": 50}
     settings |= {"tree_method": "hist", "seed": 42, "threads": 1}
 
@@ -62,22 +66,21 @@ def main() -> None:
     whole_matrix = forms.plain(data)
 
     def plain(point: dict[str, Any]) -> float:
-        return _plainly(point, whole_matrix, given.rounds)
+        return _plain_rmse(point, whole_matrix, given.rounds)
 
-    lossless({"max_depth": 4})  # compiled, or loaded, before anything is measured
+    lossless({"max_depth": 4})  # compile the code, or load it, before anything is measured
     rows = []
     for name, search in WAYS.items():
         for seed in range(given.seeds):
-            bests = _bests(search(lossless, given.trials, seed))
-            after = {str(n): bests[n - 1] for n in AFTER if n <= given.trials}
+            after = _after_trials(search, lossless, given.trials, seed)
             rows.append({"way": name, "seed": seed, "after": after})
             print(json.dumps(rows[-1]), flush=True)
     timed_rows = []
     for name, search in WAYS.items():
+        fit = lossless if name == OURS else plain
         for seed in range(given.timed_seeds):
-            fit = lossless if name == OURS else plain
-            after = _timed(search, fit, seed)
-            timed_rows.append({"way": name, "seed": seed, "after": after})
+            after_s = _after_seconds(search, fit, seed)
+            timed_rows.append({"way": name, "seed": seed, "after": after_s})
             print(json.dumps(timed_rows[-1]), flush=True)
     found = {**machine(), "rounds": given.rounds, "train_rows": given.rows}
     found |= {"rows": rows, "timed_rows": timed_rows}
@@ -85,8 +88,14 @@ def main() -> None:
     print(table(found))
 
 
-def _timed(search: Callable[[Score, int, int], list[float]], fit: Score, seed: int) -> Any:
-    """Return the best RMSE after each of :data:`AFTER_S` seconds."""
+def _after_trials(search: Search, fit: Score, trials: int, seed: int) -> dict[str, float]:
+    """Return the best RMSE after each of :data:`AFTER` trials."""
+    scores = search(fit, trials, seed)
+    return {str(n): min(scores[:n]) for n in AFTER if n <= trials}
+
+
+def _after_seconds(search: Search, fit: Score, seed: int) -> dict[str, float | None]:
+    """Return the best RMSE after each of :data:`AFTER_S` seconds; None if there is none yet."""
     done: list[tuple[float, float]] = []  # seconds, RMSE
     started = time.perf_counter()
 
@@ -102,7 +111,7 @@ def _timed(search: Callable[[Score, int, int], list[float]], fit: Score, seed: i
     return {str(s): min((rmse for at, rmse in done if at <= s), default=None) for s in AFTER_S}
 
 
-def _plainly(point: dict[str, Any], form: forms.Form, rounds: int) -> float:
+def _plain_rmse(point: dict[str, Any], form: forms.Form, rounds: int) -> float:
     scores: dict[str, Any] = {}
     xgboost.train(
         {**point, "objective": OBJECTIVE, "tree_method": "hist", "seed": 42, "nthread": 1},
@@ -115,31 +124,27 @@ def _plainly(point: dict[str, Any], form: forms.Form, rounds: int) -> float:
     return float(min(scores["valid"]["rmse"]))
 
 
-def _part(data: Dataset, rows: int) -> Dataset:
+def _first_rows(data: Dataset, rows: int) -> Dataset:
     def first(each: Rows) -> Rows:
         return Rows(each.features[:rows], each.target[:rows])
 
     return Dataset(first(data.train), first(data.valid), "part")
 
 
-def _bests(scores: list[float]) -> list[float]:
-    return [min(scores[: n + 1]) for n in range(len(scores))]
-
-
 def ours(score: Score, trials: int, seed: int) -> list[float]:
     """Run our searcher."""
-    searcher = TPESearch(Space(XGBOOST.search_space), seed=seed, score="rmse")
+    searcher = TPESearch(Space(XGBOOST.search_space), Metric("rmse", "minimize"), seed=seed)
     found = []
     for number in range(trials):
         config = searcher.suggest(str(number))
         assert config is not None, "the searcher never runs out"
         found.append(score(config["params"]))
-        searcher.on_trial_complete(str(number), {"rmse": found[-1]})
+        searcher.on_trial_complete(str(number), {SCORE: found[-1]})
     return found
 
 
-def hyperopts(algorithm: str) -> Callable[[Score, int, int], list[float]]:
-    """Run hyperopt's own ``fmin``."""
+def hyperopts(algorithm: str) -> Search:
+    """Return a search by hyperopt's ``fmin``."""
 
     def run(score: Score, trials: int, seed: int) -> list[float]:
         import numpy as np
@@ -190,7 +195,7 @@ def optunas(score: Score, trials: int, seed: int) -> list[float]:
     return [float(trial.value) for trial in study.trials if trial.value is not None]
 
 
-WAYS: dict[str, Callable[[Score, int, int], list[float]]] = {
+WAYS: dict[str, Search] = {
     OURS: ours,
     "hyperopt's TPE": hyperopts("tpe"),
     "Optuna": optunas,
@@ -199,7 +204,7 @@ WAYS: dict[str, Callable[[Score, int, int], list[float]]] = {
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the means over the seeds, with the half width of the 95 % interval."""
+    """Return the table of means over the seeds, with the half width of the 95 % interval."""
     columns = [(f"{n} trials", "rows", str(n)) for n in AFTER]
     if found["timed_rows"]:
         columns += [(f"{s} s", "timed_rows", str(s)) for s in AFTER_S]

@@ -1,8 +1,8 @@
-"""Whether many slots get busy and stay so: trials that sleep a second, on 16 slots.
+"""Whether many slots are used all the time: trials that sleep for one second, on 16 slots.
 
-``python -m benchmarks.scale --trials 1000 --out scale.json``. After Ray's own published
-bookkeeping benchmark (10,000 such trials on 16 CPUs: 715 s where 625 s is ideal). With several
-numbers after ``--slots`` it shows how the search's time falls from the first to the last.
+``python -m benchmarks.scale --trials 1000 --out scale.json`` follows Ray's published bookkeeping
+benchmark (10,000 such trials on 16 CPUs: 715 s where 625 s is ideal). With several numbers after
+``--slots`` it shows how the search becomes faster from the first to the last.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 
-from benchmarks.watch import TOP, Sample, machine, searched
+from benchmarks.watch import TOP, Sample, machine, run_search
 
-ADDRESS = "127.0.0.1:6399"  # of the cluster that is started for it
-STARTED = "will now block forever"  # what Ray says when its cluster is up
+ADDRESS = "127.0.0.1:6399"  # of the cluster that this benchmark starts
+STARTED = "will now block forever"  # Ray's message when its cluster has started
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--slots", type=int, nargs="+", default=[16])
@@ -45,11 +45,12 @@ def main() -> None:
 
 
 def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
-    """Run the search on a cluster of as many slots; return its figures."""
+    """Run the search on a cluster of so many slots; return its figures."""
     with _cluster(slots):
         options = ["--trainable", "benchmarks.toys:SLEEPER", "--num-samples", str(trials)]
         options += ["--train-data", "sample", "--valid-data", "sample"]
-        report, seen = searched([*options, "--scheduler", "none", "--address", ADDRESS], folder)
+        options += ["--scheduler", "none", "--address", ADDRESS]
+        report, usage = run_search(options, folder)
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = []
     token: str | None = ""
@@ -58,47 +59,50 @@ def measured(folder: Path, trials: int, slots: int) -> dict[str, Any]:
         page = client.search_runs([report["experiment_id"]], wanted, page_token=token or None)
         runs += [(run.info.start_time / 1000, run.info.end_time / 1000) for run in page]
         token = page.token or None
-    parent = client.get_run(report["parent_run_id"]).info.start_time / 1000
-    begun = parent - report["seconds"]["start_up"]  # the command's start, to some tenths
+    parent_start = client.get_run(report["parent_run_id"]).info.start_time / 1000
+    # the start of the command, to some tenths of a second
+    command_start = parent_start - report["seconds"]["start_up"]
     full_at = all_busy(runs, slots)
     return {
         "slots": slots,
         "seconds": report["seconds"],
         **busy(runs, slots, full_at),
-        **cpu_per_trial(runs, seen.samples, begun, full_at),
-        "driver_rss_mib": [round(each.rss_bytes / 2**20) for each in _ends(seen.samples)],
+        **cpu_per_trial(runs, usage.samples, command_start, full_at),
+        "driver_rss_mib": [
+            round(each.rss_bytes / 2**20) for each in _early_and_late(usage.samples)
+        ],
     }
 
 
 @contextlib.contextmanager
 def _cluster(slots: int) -> Iterator[None]:
-    """Start a cluster of as many CPUs; end it, and no other."""
+    """Start a cluster of so many CPUs; end it, and no other cluster."""
     host, _, port = ADDRESS.partition(":")
     head = ["start", "--head", "--block", "--node-ip-address", host, "--port", port]
     head += ["--num-cpus", str(slots), "--include-dashboard", "false"]
     argv = [str(Path(sys.executable).parent / "ray"), *head]
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        # a folder of its own: Ray leaves the address there for whoever starts next
-        around = {**os.environ, "PYTHONPATH": str(TOP), "RAY_TMPDIR": folder}
-        around["RAY_AUTH_MODE"] = "disabled"  # as it is for who connects by an address
+        # in its own folder, because Ray writes the cluster's address there for later commands
+        environment = {**os.environ, "PYTHONPATH": str(TOP), "RAY_TMPDIR": folder}
+        environment["RAY_AUTH_MODE"] = "disabled"  # the search, too, connects without a token
         with subprocess.Popen(
-            argv, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as ray:
             try:
-                said = ""
+                output = ""
                 for line in ray.stdout or ():
-                    said += line
+                    output += line
                     if STARTED in line:
                         break
                 else:
-                    raise SystemExit(f"ray does not start: {said[-1500:]}")
+                    raise SystemExit(f"ray does not start: {output[-1500:]}")
                 yield
             finally:
                 ray.terminate()
 
 
 def all_busy(runs: list[tuple[float, float]], slots: int) -> float | None:
-    """Return when all slots were busy first, in seconds since the epoch."""
+    """Return when all slots were first busy, in seconds since the epoch; None if never."""
     events = sorted([(start, 1) for start, _ in runs] + [(end, -1) for _, end in runs])
     at_once = 0
     for at, change in events:
@@ -109,7 +113,7 @@ def all_busy(runs: list[tuple[float, float]], slots: int) -> float | None:
 
 
 def busy(runs: list[tuple[float, float]], slots: int, full_at: float | None) -> dict[str, Any]:
-    """Return how far from ideal it went from when all slots were busy first."""
+    """Return how far from ideal the search was after all slots were first busy."""
     last = max(end for _, end in runs)
     if full_at is None:
         return {"trials": len(runs), "all_busy_after_s": None}
@@ -124,14 +128,20 @@ def busy(runs: list[tuple[float, float]], slots: int, full_at: float | None) -> 
 
 
 def cpu_per_trial(
-    runs: list[tuple[float, float]], samples: list[Sample], begun: float, full_at: float | None
+    runs: list[tuple[float, float]],
+    samples: list[Sample],
+    command_start: float,
+    full_at: float | None,
 ) -> dict[str, Any]:
-    """Return the driver's CPU milliseconds a trial: the first 100 once all are busy, the last."""
+    """Return the driver's CPU ms a trial: of the first 100 after ``full_at``, and of the last 100.
+
+    Times are in seconds since the epoch.
+    """
     ends = sorted(end for _, end in runs)
     if len(ends) < 300 or full_at is None:
         return {}
     first = bisect_left(ends, full_at)
-    times = [sample.at_s + begun for sample in samples]
+    times = [sample.at_s + command_start for sample in samples]
 
     def used(at: float) -> float:
         return float(np.interp(at, times, [sample.cpu_s for sample in samples]))
@@ -143,12 +153,12 @@ def cpu_per_trial(
     return {"driver_cpu_ms_a_trial": [round(value, 1) for value in each]}
 
 
-def _ends(samples: list[Sample]) -> tuple[Sample, Sample]:
+def _early_and_late(samples: list[Sample]) -> tuple[Sample, Sample]:
     return samples[len(samples) // 10], samples[-len(samples) // 10]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table for the documents."""
     lines = [
         "| slots | trials of 1 s | whole search | over ideal | all busy after | from then on | "
         "ideal | over ideal | "
@@ -169,7 +179,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def efficiency_table(rows: list[dict[str, Any]]) -> str:
-    """Return how the search's time falls as slots are added, as the documents show it."""
+    """Return the table of the search's time by number of slots, for the documents."""
     lines = [
         f"| slots, {rows[0]['trials']} trials of 1 s | search, s | times faster | efficiency | "
         "all busy after |",

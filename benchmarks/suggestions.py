@@ -1,7 +1,7 @@
-"""What the next point costs as the history grows: ours, and hyperopt's own ``tpe.suggest``.
+"""Time of one suggestion as the history grows: ours, and hyperopt's ``tpe.suggest``.
 
-``python -m benchmarks.suggestions --out suggestions.json``. The notes' space, losses drawn at
-random; the two suggest the same points (tests/search/test_tpe.py).
+``python -m benchmarks.suggestions --out suggestions.json`` uses the notes' space and random losses.
+Both suggest the same points (tests/suggest/test_algorithms.py).
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.watch import machine
-from search.searcher import TPESearch
-from search.space import Space
+from search.suggest.searcher import TPESearch
+from search.suggest.space import Space
+from search.values.metric import Metric
+from search.values.report import SCORE
 from trainables.xgboost_ import XGBOOST
 
-TIMED = 20  # suggestions before each point of the history that is looked at
+TIMED = 20  # suggestions that are timed before each length of the history
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--after", type=int, nargs="+", default=[100, 1000, 3000])
     parser.add_argument("--out", type=Path, default=Path("suggestions.json"))
@@ -36,20 +38,20 @@ def main() -> None:
 
 
 def ours(after: list[int]) -> list[float]:
-    """Return the median milliseconds of our suggestions up to each of these numbers of trials."""
-    searcher = TPESearch(Space(XGBOOST.search_space), seed=42, score="rmse")
+    """Return the median milliseconds of our suggestions, for each of these numbers of trials."""
+    searcher = TPESearch(Space(XGBOOST.search_space), Metric("rmse", "minimize"), seed=42)
     losses = np.random.default_rng(42).random(max(after))
-    took = []
+    took_ms = []
     for number, loss in enumerate(losses):
         started = time.perf_counter()
         searcher.suggest(str(number))
-        took.append(1000 * (time.perf_counter() - started))
-        searcher.on_trial_complete(str(number), {"rmse": float(loss)})
-    return [statistics.median(took[count - TIMED : count]) for count in after]
+        took_ms.append(1000 * (time.perf_counter() - started))
+        searcher.on_trial_complete(str(number), {SCORE: float(loss)})
+    return [statistics.median(took_ms[count - TIMED : count]) for count in after]
 
 
 def hyperopts(after: list[int]) -> list[float]:
-    """Return those of hyperopt's own."""
+    """Return the median milliseconds of hyperopt's suggestions."""
     from hyperopt import JOB_STATE_DONE, STATUS_OK, Domain, Trials, rand, tpe
 
     domain = Domain(lambda point: point, XGBOOST.search_space)
@@ -61,17 +63,17 @@ def hyperopts(after: list[int]) -> list[float]:
         trials.insert_trial_doc(document)
         if number + 1 in after:
             trials.refresh()
-            took = []
+            took_ms = []
             for seed in range(TIMED):
                 started = time.perf_counter()
                 tpe.suggest([number + 1], domain, trials, seed)
-                took.append(1000 * (time.perf_counter() - started))
-            medians.append(statistics.median(took))
+                took_ms.append(1000 * (time.perf_counter() - started))
+            medians.append(statistics.median(took_ms))
     return medians
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table for the documents."""
     lines = [
         "| a suggestion after | " + " | ".join(f"{n:,} trials" for n in found["after"]) + " |",
         "|---" * (1 + len(found["after"])) + "|",

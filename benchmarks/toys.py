@@ -1,4 +1,4 @@
-"""Trainables that cost nothing, so that what is measured is what is around them."""
+"""Trainables whose fits take no CPU time, to measure everything else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDS = 20
 
 
 class Trivial:
-    """A bowl in five dimensions, with a curve of :data:`ROUNDS` rounds; its model is linear."""
+    """A quadratic function of five numbers, with :data:`ROUNDS` rounds; its model is linear."""
 
     name = "trivial"
     flavor = "sklearn"
@@ -54,21 +54,21 @@ class Trivial:
 
 
 class Sleeper(Trivial):
-    """The same, a second long."""
+    """The same; a fit takes one second."""
 
     name = "sleeper"
     seconds = 1.0
 
 
 class Nap(Trivial):
-    """The same, long enough for something to happen in the middle of it."""
+    """The same; a fit takes long enough to lose a node during it."""
 
     name = "nap"
     seconds = 4.0
 
 
 class Blink(Trivial):
-    """The same, shorter than a worker takes to start."""
+    """The same; a fit takes less time than the start of a worker."""
 
     name = "blink"
     seconds = 0.3

@@ -1,8 +1,8 @@
-"""How much of a search is training: real trials, and the CPU that is theirs.
+"""Which share of a search is training.
 
 ``python -m benchmarks.utilisation --train-data X --valid-data Y --out utilisation.json`` runs
-searches as a user would, on real months with the default rounds, and compares the CPU of the
-trials' processes with what the machine's cores had to give while the trials ran.
+searches as a user would, on real months with the default rounds, and compares the CPU time of the
+trials' processes with that of all cores while the trials ran.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.watch import machine, searched
+from benchmarks.watch import machine, run_search
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train-data", type=Path, required=True)
     parser.add_argument("--valid-data", type=Path, required=True)
@@ -36,22 +36,23 @@ def main() -> None:
 
 
 def measured(train: Path, valid: Path, trials: int, rounds: int) -> dict[str, Any]:
-    """Run one search; return what it cost and found."""
+    """Run one search; return its times and its result."""
     options = ["--num-samples", str(trials), "--set", f"num_boost_round={rounds}"]
     options += ["--train-data", str(train.absolute()), "--valid-data", str(valid.absolute())]
     with tempfile.TemporaryDirectory() as folder:
-        report, seen = searched(options, Path(folder), every_s=1.0)
+        report, usage = run_search(options, Path(folder), every_s=1.0)
         fits_s = _fits_s(f"sqlite:///{folder}/mlflow.db", report["experiment_id"])
     seconds = report["seconds"]
-    own = seen.peak(lambda sample: sample.workers_cpu_s)
+    core_seconds = (os.cpu_count() or 1) * seconds["search"]
+    workers_cpu_s = usage.peak(lambda sample: sample.workers_cpu_s)
     return {
         "trials": report["trials"],
         "seconds": seconds,
-        "trials_cpu_s": round(own, 1),
+        "trials_cpu_s": round(workers_cpu_s, 1),
         "fits_s": round(fits_s, 1),
-        "slots_at_work": round(fits_s / ((os.cpu_count() or 1) * seconds["search"]), 3),
-        "utilisation": round(own / ((os.cpu_count() or 1) * seconds["search"]), 3),
-        "worker_bytes": int(seen.peak(lambda sample: sample.worker_bytes)),
+        "slots_at_work": round(fits_s / core_seconds, 3),
+        "utilisation": round(workers_cpu_s / core_seconds, 3),
+        "worker_bytes": int(usage.peak(lambda sample: sample.worker_bytes)),
         "best_rmse": report["best"]["rmse"],
         "best_params": report["best"]["params"],
     }
@@ -67,7 +68,7 @@ def _fits_s(store: str, experiment_id: str) -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table for the documents."""
     lines = [
         "| real trials | whole command, s | start-up | search | refit "
         "| workers' CPU, share of the cores | slots at work "

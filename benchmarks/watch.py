@@ -1,6 +1,6 @@
-"""Runs a command and watches what all of its processes use: time, CPU, memory, files, disk.
+"""Runs a command and measures what all of its processes use: time, CPU, memory, files, disk.
 
-The processes are found by a mark in their environment, so that daemons which leave the command's
+The processes are found by a mark in their environment, so that daemons outside the command's
 session are counted too. Needs /proc.
 """
 
@@ -25,12 +25,12 @@ TOP = Path(__file__).parent.parent
 MARK = "BENCHMARK_MARK"
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-NAMED = ("ray", "mlflow", "hyperopt", "xgboost", "scikit-learn", "numpy", "numba", "optuna")
+PACKAGES = ("ray", "mlflow", "hyperopt", "xgboost", "scikit-learn", "numpy", "numba", "optuna")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the command's first process used at one moment, and what all of them together."""
+    """What the command's first process, and all of its processes, use at one moment."""
 
     at_s: float  # since the command's start
     cpu_s: float  # of the first process, so far
@@ -38,16 +38,16 @@ class Sample:
     files: int  # open in the first process
     all_rss_bytes: int
     disk_bytes: int  # of the watched folder
-    workers: int  # processes that Ray gave to a trial
-    workers_cpu_s: float  # of all that had one so far, from their first on
-    worker_bytes: int  # the most that one of them has for itself, shared memory not counted
+    workers: int  # processes that run trials
+    workers_cpu_s: float  # of all workers so far, each from its first trial on
+    worker_bytes: int  # the most private memory of one worker
 
 
 @dataclass
-class Watched:
-    """One command that has ended."""
+class Usage:
+    """The result of a command, and what it used."""
 
-    code: int
+    code: int  # exit code
     wall_s: float
     cpu_s: float  # of all its processes
     stdout: str
@@ -55,11 +55,11 @@ class Watched:
     samples: list[Sample] = field(default_factory=list)
 
     def peak(self, of: Callable[[Sample], float]) -> float:
-        """Return the highest value of something that was sampled."""
+        """Return the highest value of ``of`` over all samples."""
         return max(map(of, self.samples), default=0.0)
 
 
-def watched(
+def run_watched(
     argv: Sequence[str],
     folder: Path,
     *,
@@ -67,20 +67,20 @@ def watched(
     timeout_s: float = 3600.0,
     environment: Mapping[str, str] | None = None,
     disk: Path | None = None,
-) -> Watched:
-    """Run ``argv`` in ``folder`` to its end, looking at it ``every_s`` seconds.
+) -> Usage:
+    """Run ``argv`` in ``folder`` to its end, and take a sample ``every_s`` seconds.
 
     :raises TimeoutError: it did not end within ``timeout_s``; it was killed.
     """
     mark = uuid.uuid4().hex
-    around = {**os.environ, **(environment or {}), MARK: mark}
+    variables = {**os.environ, **(environment or {}), MARK: mark}
     samples: list[Sample] = []
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.monotonic()
-        process = subprocess.Popen(argv, cwd=folder, env=around, stdout=out, stderr=err)
-        look = _Look(process.pid, mark, disk)
+        process = subprocess.Popen(argv, cwd=folder, env=variables, stdout=out, stderr=err)
+        sampler = _Sampler(process.pid, mark, disk)
         while process.poll() is None:
-            samples.append(look.sample(time.monotonic() - started))
+            samples.append(sampler.sample(time.monotonic() - started))
             if time.monotonic() - started > timeout_s:
                 process.kill()
                 raise TimeoutError(f"{argv[0]} did not end within {timeout_s:.0f} s")
@@ -89,32 +89,37 @@ def watched(
         wall_s = time.monotonic() - started
         out.seek(0)
         err.seek(0)
-        # what the command waited for and nobody sampled is in its own account
-        return Watched(
-            process.returncode, wall_s, sum(look.cpu.values()), out.read(), err.read(), samples
+        return Usage(
+            code=process.returncode,
+            wall_s=wall_s,
+            # the CPU of a child that no sample has seen is not in it
+            cpu_s=sum(sampler.cpu.values()),
+            stdout=out.read(),
+            stderr=err.read(),
+            samples=samples,
         )
 
 
-def succeeded(argv: Sequence[str], folder: Path, **more: Any) -> Watched:
-    """Run a command on this checkout's packages, as :func:`watched` does; leave if it fails."""
-    seen = watched(argv, folder, environment={"PYTHONPATH": str(TOP)}, **more)
-    if seen.code:
-        raise SystemExit(f"{argv[1:4]} ended with {seen.code}: {seen.stderr[-1500:]}")
-    return seen
+def run_checked(argv: Sequence[str], folder: Path, **more: Any) -> Usage:
+    """Run a command as :func:`run_watched`, with this checkout's packages; exit if it fails."""
+    usage = run_watched(argv, folder, environment={"PYTHONPATH": str(TOP)}, **more)
+    if usage.code:
+        raise SystemExit(f"{argv[1:4]} ended with {usage.code}: {usage.stderr[-1500:]}")
+    return usage
 
 
-def searched(options: Sequence[str], folder: Path, **more: Any) -> tuple[dict[str, Any], Watched]:
+def run_search(options: Sequence[str], folder: Path, **more: Any) -> tuple[dict[str, Any], Usage]:
     """Run a search with these options; return its report, and what it used."""
     argv = [sys.executable, "-m", "search.run", *options, "--json"]
-    seen = succeeded(argv, folder, **more)
-    report: dict[str, Any] = json.loads(seen.stdout)
-    return report, seen
+    usage = run_checked(argv, folder, **more)
+    report: dict[str, Any] = json.loads(usage.stdout)
+    return report, usage
 
 
 def machine() -> dict[str, Any]:
-    """Return where and with what the figures were made."""
+    """Return the machine and the versions that the figures are measured with."""
     versions = {}
-    for name in NAMED:
+    for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
@@ -125,16 +130,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-class _Look:
-    """Looks at all processes of one command, as cheaply as can be: it shares the machine."""
+class _Sampler:
+    """Samples all processes of one command; uses little CPU, because it shares the machine."""
 
     def __init__(self, first: int, mark: str, disk: Path | None) -> None:
         self._first, self._disk = first, disk
         self._mark = f"{MARK}={mark}".encode()
-        self._others: set[str] = set()  # processes that are none of the command's
+        self._others: set[str] = set()  # processes of other commands
         self.cpu: dict[tuple[int, str], float] = {}  # (pid, start) -> CPU seconds last seen
-        self._idle: dict[tuple[int, str], float] = {}  # of Ray's, before their first trial
-        self._at_work: set[tuple[int, str]] = set()  # those that had one
+        self._idle_cpu: dict[tuple[int, str], float] = {}  # of Ray's processes before a first trial
+        self._workers: set[tuple[int, str]] = set()  # processes that have run a trial
 
     def sample(self, at_s: float) -> Sample:
         rss = workers = own = first_rss = first_files = 0
@@ -149,7 +154,7 @@ class _Look:
                 if key not in self.cpu:
                     environ = (entry / "environ").read_bytes()
                     if self._mark not in environ:
-                        self._others |= {pid} if environ else set()  # none yet: it is starting
+                        self._others |= {pid} if environ else set()  # empty: it is starting
                         continue
                 used = (int(fields[11]) + int(fields[12])) / TICKS
                 self.cpu[key] = used
@@ -158,27 +163,30 @@ class _Look:
                 rss += resident
                 title = (entry / "cmdline").read_bytes()
                 if title.startswith(b"ray::IDLE"):
-                    self._idle[key] = used
+                    self._idle_cpu[key] = used
                 elif title.startswith(b"ray::Worker"):
                     workers += 1
-                    self._idle.setdefault(key, used)
-                    self._at_work.add(key)
+                    self._idle_cpu.setdefault(key, used)
+                    self._workers.add(key)
                     own = max(own, resident - int(pages[2]) * PAGE)
                 if int(pid) == self._first:
                     first_rss, first_cpu = resident, used
                     first_files = len(os.listdir(entry / "fd"))
         return Sample(
-            at_s,
-            *(first_cpu, first_rss, first_files, rss),
-            0 if self._disk is None else folder_bytes(self._disk),
-            workers,
-            sum(self.cpu[key] - self._idle[key] for key in self._at_work),
-            own,
+            at_s=at_s,
+            cpu_s=first_cpu,
+            rss_bytes=first_rss,
+            files=first_files,
+            all_rss_bytes=rss,
+            disk_bytes=0 if self._disk is None else folder_bytes(self._disk),
+            workers=workers,
+            workers_cpu_s=sum(self.cpu[key] - self._idle_cpu[key] for key in self._workers),
+            worker_bytes=own,
         )
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return how much disk the files of a folder take; sockets and links take none."""
+    """Return the disk space that the files of a folder take; sockets and links take none."""
     total = 0
     for top, _, names in os.walk(folder):
         for name in names:

@@ -1,13 +1,14 @@
-"""What can go wrong, and the exit code it ends with.
+"""Errors, and the exit code of the command that ends with each.
 
 ::
 
     SearchError            1    the search failed
     ├── InputError         2    bad usage or bad input, found before the first trial
+    ├── TakenOver          1    another process drives the search now
     └── Interrupted      130    SIGINT or SIGTERM
 
-Every message is one line that says what was wrong, what was found and what to do.
-Anything else that is raised is a defect of ours and shows its traceback.
+A message is one line: what was wrong, what was found, what to do. Any other exception is a bug of
+ours and shows its traceback.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ class SearchError(Exception):
 
 
 class TakenOver(SearchError):
-    """Another driver goes on with the search; its runs are no longer ours to write."""
+    """Another driver has taken over the search; its runs are no longer ours to write."""
 
 
 class InputError(SearchError):
-    """An option, a file, a point or a server that cannot be used, found before the first trial."""
+    """An option, file, point or server that cannot be used, found before the first trial."""
 
     exit_code = 2
 

@@ -4,40 +4,64 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from search import server
+from search.conduct.abandoned import report
+from search.conduct.supervisor import Death, supervised
 from search.errors import Interrupted, SearchError
-from search.settings import Settings, parse
-from search.state import own_folder
-from search.terminal import libraries_silenced, open_streams, told
+from search.execute import environment
+from search.options.command_line import parse
+from search.options.settings import Settings
+from search.present.terminal import (
+    libraries_silenced,
+    open_streams,
+    report_error,
+    restore_cursor,
+)
+from search.record import server
+from search.record.state_folder import own_folder
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one search; return the exit code (INTERFACE: 0, 1, 2 or 130)."""
+    """Run one search; return the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     open_streams()
     try:
-        return _conducted(parse(argv))
-    except KeyboardInterrupt:
-        return told(Interrupted("interrupted before the search had begun"))
+        settings = parse(argv)
     except SearchError as error:
-        return told(error)
+        return report_error(error)
+    return supervised(partial(_run, settings), partial(_died, settings))
 
 
-def _conducted(settings: Settings) -> int:
+def _run(settings: Settings) -> int:
+    try:
+        return _search(settings)
+    except KeyboardInterrupt:
+        return report_error(Interrupted("interrupted before the search had begun"))
+    except SearchError as error:
+        return report_error(error)
+
+
+def _died(settings: Settings, death: Death) -> int:
+    restore_cursor()
+    return report_error(report(settings, death.cause, was_signalled=death.was_signalled))
+
+
+def _search(settings: Settings) -> int:
     with own_folder(settings.state_dir, settings.name) as folder:
-        server.check(settings.tracking_uri)
-        server.disable_telemetry()
-        # everything heavy is imported here, behind `--help` and behind what options can be wrong in
-        from search.progress import Clock, Teller
-        from search.stopping import Stop
+        server.prepare(settings.tracking.uri)
+        environment.prepare(folder)
+        # everything heavy is imported here, after `--help` and after wrong options were reported
+        from search.execute.stop_signal import StopSignal
+        from search.present.progress import Display
 
-        clock = Clock()
-        with Stop() as stop, libraries_silenced(folder / "log.txt") as terminal:
-            from search.conductor import conduct
+        with StopSignal() as stop, libraries_silenced(folder / "log.txt") as terminal:
+            from search.conduct.search import conduct
+            from search.conduct.session import Session
 
-            report = conduct(settings, folder, Teller(terminal.story), stop, clock)
+            session = Session(folder, Display(terminal.messages), stop)
+            summary = conduct(settings, session)
             if settings.json:
-                print(report.json(), file=terminal.result, flush=True)
+                print(summary.json(), file=terminal.result, flush=True)
                 if terminal.result.lost is not None:
                     raise SearchError(
                         f"stdout did not take the report: {terminal.result.lost.strerror}; "

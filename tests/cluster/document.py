@@ -1,4 +1,4 @@
-"""A document's commands, and whoever types them, for tests that do what it tells its reader."""
+"""The shell commands of a document, and a user that runs them, for tests of the document."""
 
 from __future__ import annotations
 
@@ -19,71 +19,71 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 class Commands:
-    """The blocks of shell commands in a Markdown file, each to be taken at least once."""
+    """The blocks of shell commands in a Markdown file; a test uses each at least once."""
 
-    def __init__(self, file: Path, instead: Mapping[str, str]) -> None:
-        """Read the file. ``instead``: what is typed here for what its reader types."""
+    def __init__(self, file: Path, replacements: Mapping[str, str]) -> None:
+        """Read the file. ``replacements``: text of the document -> text of this test."""
         self._blocks: list[str] = BLOCK.findall(file.read_text())
-        for theirs, ours in instead.items():
-            assert any(theirs in block for block in self._blocks), theirs
-            self._blocks = [block.replace(theirs, ours) for block in self._blocks]
-        self._taken: set[str] = set()
+        for original, replacement in replacements.items():
+            assert any(original in block for block in self._blocks), original
+            self._blocks = [block.replace(original, replacement) for block in self._blocks]
+        self._used: set[str] = set()
 
-    def take(self, beginning: str) -> str:
-        """Return the one block that begins so."""
-        (block,) = [each for each in self._blocks if each.startswith(beginning)]
-        self._taken.add(block)
+    def block(self, start: str) -> str:
+        """Return the one block that starts with this text."""
+        (block,) = [each for each in self._blocks if each.startswith(start)]
+        self._used.add(block)
         return block
 
-    def take_up_to(self, beginning: str) -> str:
-        """Return all blocks down to the one that begins so, as one script."""
-        (last,) = [n for n, each in enumerate(self._blocks) if each.startswith(beginning)]
-        taken = self._blocks[: last + 1]
-        self._taken.update(taken)
-        return "\n".join(taken)
+    def blocks_until(self, start: str) -> str:
+        """Return all blocks up to the one that starts with this text, as one script."""
+        (last,) = [n for n, each in enumerate(self._blocks) if each.startswith(start)]
+        blocks = self._blocks[: last + 1]
+        self._used.update(blocks)
+        return "\n".join(blocks)
 
     @property
-    def left(self) -> list[str]:
-        """The blocks that nobody has taken."""
-        return [block for block in self._blocks if block not in self._taken]
+    def unused(self) -> list[str]:
+        """The blocks that no test has used."""
+        return [block for block in self._blocks if block not in self._used]
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """A command under way."""
+    """A command that runs in its own terminal."""
 
     process: subprocess.Popen[bytes]
-    output: Path
+    file: Path  # of its output
 
     @property
-    def said(self) -> str:
-        return self.output.read_text(errors="replace")
+    def output(self) -> str:
+        return self.file.read_text(errors="replace")
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Press Ctrl-C, and wait for the end."""
         os.killpg(self.process.pid, signal.SIGINT)
         self.process.wait(30)
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Wait for something that the command brings about."""
+        """Wait until ``ready`` returns true while the command runs."""
 
-        def happened() -> bool:
-            is_ready = ready()
-            assert is_ready or self.process.poll() is None, f"it ended, saying: {self.said}"
-            return is_ready
+        def is_ready() -> bool:
+            result = ready()
+            assert result or self.process.poll() is None, f"it ended, its output: {self.output}"
+            return result
 
-        wait_until(happened, timeout_s, f"{what}; it says: {self.output}", every_s=0.3)
+        wait_until(is_ready, timeout_s, f"{what}; its output is in {self.file}", every_s=0.3)
 
-    def ended(self, timeout_s: float) -> int:
-        """Wait for its end; return its exit code."""
+    def wait(self, timeout_s: float) -> int:
+        """Wait until it ends; return its exit code."""
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end, saying: {self.said}") from None
+            raise AssertionError(f"it does not end, its output: {self.output}") from None
 
 
-class Reader:
-    """Who follows a document, on a host that has the checkout: each block in a new shell."""
+class User:
+    """A user of the document, on a host that has the checkout; each block runs in a new shell."""
 
     def __init__(
         self,
@@ -93,23 +93,23 @@ class Reader:
         environment: Mapping[str, str],
         folder: Path,
     ) -> None:
-        """``folder``: for what is said in terminals of their own."""
+        """``folder``: for the output of commands in their own terminals."""
         self.host, self.commands = host, commands
-        self._first = f"set -e; cd {shlex.quote(str(checkout))}\n{commands.take('export ')}"
+        self._first = f"set -e; cd {shlex.quote(str(checkout))}\n{commands.block('export ')}"
         self._environment, self._folder = environment, folder
 
-    def types(self, beginning: str, timeout_s: float = 150) -> str:
-        """Run the block of the document that begins so; return what it said."""
-        return self.run(self.commands.take(beginning), timeout_s)
+    def run_block(self, start: str, timeout_s: float = 150) -> str:
+        """Run the block of the document that starts with this text; return its output."""
+        return self.run(self.commands.block(start), timeout_s)
 
     def run(self, commands: str, timeout_s: float = 150) -> str:
-        """Run commands to their end; return what they said."""
-        ended = self.host.run(f"{self._first}\n{commands}", timeout_s, self._environment)
-        assert ended.returncode == 0, f"{commands}\n{ended.stdout}\n{ended.stderr}"
-        return ended.stdout + ended.stderr
+        """Run commands to their end; return their output."""
+        result = self.host.run(f"{self._first}\n{commands}", timeout_s, self._environment)
+        assert result.returncode == 0, f"{commands}\n{result.stdout}\n{result.stderr}"
+        return result.stdout + result.stderr
 
     def open(self, command: str, name: str) -> Terminal:
-        """Start a command in a terminal of its own."""
-        output = self._folder / f"{name}.txt"
-        process = self.host.start(f"{self._first}\n{command}", output, self._environment)
-        return Terminal(process, output)
+        """Start a command in its own terminal."""
+        file = self._folder / f"{name}.txt"
+        process = self.host.start(f"{self._first}\n{command}", file, self._environment)
+        return Terminal(process, file)

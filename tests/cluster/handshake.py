@@ -1,7 +1,7 @@
-"""Begins TLS with ports, with the certificate that Ray's variables name or with none.
+"""Starts TLS with ports, with the certificate in Ray's variables or without one.
 
-``python handshake.py HOST:PORT...`` prints what became of each: ``greeted``, ``refused``, or
-``plain`` where no TLS is spoken.
+``python handshake.py HOST:PORT...`` prints the result of each: ``accepted``, ``refused``, or
+``plain`` if the port does not use TLS.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import sys
 TIMEOUT_S = 5.0
 
 
-def context() -> ssl.SSLContext:
-    """Return what a client has: a certificate, or none and no way to know the server's."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.set_alpn_protocols(["h2"])
+def client_context() -> ssl.SSLContext:
+    """Return the context of a client with a certificate, or without any and without checks."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
     if "RAY_TLS_CA_CERT" in os.environ:
-        made.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
-        made.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
+        context.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
+        context.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
     else:
-        made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
-    return made
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
-def begun(target: str) -> str:
-    """Shake hands; a server that wants a certificate says so in its first answer after that."""
+def handshake(target: str) -> str:
+    """Do the handshake, and read: a server refuses a client without certificate only then."""
     host, _, port = target.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as line:
         try:
-            with context().wrap_socket(line, server_hostname=host) as secured:
-                return "greeted" if secured.recv(1) else "refused"
+            with client_context().wrap_socket(line, server_hostname=host) as secured:
+                return "accepted" if secured.recv(1) else "refused"
         except ssl.SSLError as error:
-            wanted = "CERTIFICATE_REQUIRED" in str(error.reason)
-            return "refused" if wanted else "plain"
-        except ConnectionError:  # an HTTP server has no answer to such a beginning
+            needs_certificate = "CERTIFICATE_REQUIRED" in str(error.reason)
+            return "refused" if needs_certificate else "plain"
+        except ConnectionError:  # an HTTP server closes the connection
             return "plain"
 
 
 if __name__ == "__main__":
-    print(json.dumps({target: begun(target) for target in sys.argv[1:]}))
+    print(json.dumps({target: handshake(target) for target in sys.argv[1:]}))

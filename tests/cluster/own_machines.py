@@ -1,4 +1,4 @@
-"""A cluster of machines one owns on virtual hosts, used as docs/own-machines.md says."""
+"""A cluster of own machines on virtual hosts, set up as docs/own-machines.md says."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from command import REPOSITORY, put_months, wait_until
-from document import Commands, Reader, Terminal
+from command import REPOSITORY, wait_until, write_months
+from document import Commands, Terminal, User
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -28,24 +28,24 @@ LAPTOP, STRANGER = "10.88.0.100", "10.88.0.200"
 
 DOCUMENT = REPOSITORY / "docs" / "own-machines.md"
 CONFIG = "/root/cluster-local.yaml"
-CERTIFICATES = "(umask 077; mkdir -p ~/.ray/tls"  # how their block begins
+CERTIFICATES = "(umask 077; mkdir -p ~/.ray/tls"  # the start of their block
 KEY = "~/.ssh/search_cluster"
 TOKEN = "~/.ray/auth_token"
 DISK = "/mnt/search"  # as cluster-local.yaml names it
-TRIPS = "/root/trips"  # on a head only: no worker can read them
+TRIPS = "/root/trips"  # on the head only; workers cannot read them
 COMMIT = "c0ffee" * 6 + "c0ff"  # `git rev-parse HEAD` on the laptop
 
 
 def adapted(head: str, *, tls: bool = False) -> str:
-    """Return cluster-local.yaml for these hosts, on request with its lines for TLS.
+    """Return cluster-local.yaml for these hosts. ``tls``: with its lines for TLS.
 
-    The environment is the one of this test, which every host sees: there is no index to install
-    from. All hosts share the cores of one machine, so each worker is told that it has one.
+    All hosts use the environment of this test, because they have no package index. They share the
+    cores of one machine, so each worker is started with one CPU.
     """
     text = (REPOSITORY / "cluster-local.yaml").read_text()
     if tls:
         text, lines = re.subn(r"# (~/.ray/tls: |export RAY_USE_TLS=1 )", r"\1", text)
-        assert lines == 2, "a mount and a setting"
+        assert lines == 2, "the file has one mount and one setting for TLS"
     config: dict[str, Any] = yaml.safe_load(text)
     config["provider"] |= {"head_ip": head, "worker_ips": list(WORKERS)}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": KEY}
@@ -57,8 +57,8 @@ def adapted(head: str, *, tls: bool = False) -> str:
     return adapted
 
 
-class Laptop(Reader):
-    """The machine of whoever uses the cluster."""
+class Laptop(User):
+    """The machine of the user."""
 
     @property
     def public_key(self) -> str:
@@ -72,11 +72,11 @@ class Laptop(Reader):
         self.host.run(["sh", "-c", 'printf %s "$1" > "$2"', "sh", text, file]).check_returncode()
 
     def bring_up(self) -> None:
-        """Start the cluster, and look at it.
+        """Start the cluster, and open tunnels to it.
 
-        A tunnel to a lost head holds the ports for 15 s more: it is closed first.
+        Tunnels to a lost head keep the ports for 15 s more, so they are closed first.
         """
-        self.types("ray up")
+        self.run_block("ray up")
         self.host.run("pkill -x ssh; while pgrep -x ssh; do sleep 0.1; done")
         self.open(f"tail -f /dev/null | ray attach {CONFIG} -p 8265 -p 5000", "attach")
         url = "http://127.0.0.1:8265/api/version"
@@ -84,7 +84,7 @@ class Laptop(Reader):
         wait_until(lambda: self.host.run(code).stdout == "401", 60, "the dashboard", every_s=0.5)
 
     def submit(self, name: str, options: Sequence[str]) -> Terminal:
-        """Submit a search; the command ends when the search has."""
+        """Submit a search; the command ends with the search."""
         command = ["python", "-m", "search.run", "--address", "auto", *options]
         where = ["--state-dir", f"{DISK}/state"]
         job = ["--working-dir", ".", "--", f"SEARCH_GIT_COMMIT={COMMIT}", *command, *where]
@@ -93,7 +93,7 @@ class Laptop(Reader):
 
 @dataclass(frozen=True)
 class Machines:
-    """The hosts of a cluster, and the disk that outlives its head."""
+    """The hosts of a cluster, and the disk that stays when its head is lost."""
 
     hosts: Hosts
     laptop: Laptop
@@ -101,23 +101,23 @@ class Machines:
     trips: Path
 
     def head(self, name: str, address: str) -> Host:
-        """Start a machine that can be the head: it has the disk and the trips."""
+        """Start a machine that can be the head, with the disk and the trips."""
         disks = [Disk(self.disk, DISK), Disk(self.trips, TRIPS)]
         return self.hosts.add(name, address, disks=disks, authorized=[self.laptop.public_key])
 
     @property
-    def books(self) -> Books:
-        return Books(self.disk)
+    def runs(self) -> Runs:
+        return Runs(self.disk)
 
     def worker(self, number: int) -> Host:
-        """Start a machine that has nothing but its address."""
-        opened = [self.laptop.public_key]
-        return self.hosts.add(f"w{number}", WORKERS[number - 1], authorized=opened)
+        """Start a machine for worker 1 or 2, without disk and trips."""
+        keys = [self.laptop.public_key]
+        return self.hosts.add(f"w{number}", WORKERS[number - 1], authorized=keys)
 
 
 @dataclass(frozen=True)
-class Books:
-    """What MLflow holds, read from the disk beside the server."""
+class Runs:
+    """The runs in MLflow, read from the server's database on the disk."""
 
     disk: Path
 
@@ -125,7 +125,7 @@ class Books:
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.disk / 'mlflow' / 'mlflow.db'}")
 
-    def runs(self, role: str) -> list[Run]:
+    def of_role(self, role: str) -> list[Run]:
         """Return the runs of a role, in the order of their start."""
         client = self.client
         experiments = [each.experiment_id for each in client.search_experiments()]
@@ -133,36 +133,36 @@ class Books:
         return sorted(found, key=lambda run: int(run.info.start_time))
 
     def running(self) -> list[Run]:
-        """Return the trials that are under way."""
-        return [run for run in self.runs("trial") if run.info.status == "RUNNING"]
+        """Return the running trials."""
+        return [run for run in self.of_role("trial") if run.info.status == "RUNNING"]
 
     def ended(self) -> list[Run]:
-        """Return the trials that have ended."""
-        return [run for run in self.runs("trial") if run.info.status != "RUNNING"]
+        """Return the ended trials."""
+        return [run for run in self.of_role("trial") if run.info.status != "RUNNING"]
 
 
 @contextlib.contextmanager
-def machines_at_hand(folder: Path, prefix: str) -> Iterator[Machines]:
-    """Have what there is before a cluster: a laptop with its key and token, a disk, trips."""
+def machines(folder: Path, prefix: str) -> Iterator[Machines]:
+    """Yield what exists before a cluster: a laptop with key and token, a disk, trips."""
     disk = folder / "disk"
     disk.mkdir()
     with Hosts(folder, prefix=prefix, keep=KEEP) as network:
         commands = Commands(DOCUMENT, {"cluster-local.yaml": CONFIG})
         host = network.add("laptop", LAPTOP)
-        laptop = Laptop(host, REPOSITORY, commands, activated(), folder)
-        laptop.types("ssh-keygen")
-        yield Machines(network, laptop, disk, put_months(folder / "trips"))
+        laptop = Laptop(host, REPOSITORY, commands, venv_environment(), folder)
+        laptop.run_block("ssh-keygen")
+        yield Machines(network, laptop, disk, write_months(folder / "trips"))
 
 
 def alive(head: Host) -> set[str]:
-    """Return the addresses of the nodes that Ray has for alive."""
-    asked = head.run(
+    """Return the addresses of the nodes that are alive for Ray."""
+    answer = head.run(
         f'curl -fs -H "Authorization: Bearer $(cat {TOKEN})" '
         "http://127.0.0.1:8265/nodes?view=summary"
     )
-    if asked.returncode:
+    if answer.returncode:
         return set()
-    nodes = json.loads(asked.stdout)["data"]["summary"]
+    nodes = json.loads(answer.stdout)["data"]["summary"]
     return {node.get("ip") for node in nodes if node["raylet"].get("state") == "ALIVE"}
 
 
@@ -173,12 +173,12 @@ def wait_for_nodes(head: Host) -> None:
 
 
 def listening(host: Host) -> list[str]:
-    """Return where a host can be reached from others, its sshd left out."""
-    asked = host.run("ss -Hltn | awk '{print $4}'").stdout.split()
-    ports = {at.rpartition(":")[2] for at in asked if "127.0.0.1" not in at}
+    """Return the ports at which other hosts can reach this one, without its sshd."""
+    addresses = host.run("ss -Hltn | awk '{print $4}'").stdout.split()
+    ports = {each.rpartition(":")[2] for each in addresses if "127.0.0.1" not in each}
     return [f"{host.address}:{port}" for port in sorted(ports - {"22"}, key=int)]
 
 
-def activated() -> Mapping[str, str]:
-    """Return what the user's shell has."""
+def venv_environment() -> Mapping[str, str]:
+    """Return the variables of the user's shell."""
     return {"PATH": f"{VENV / 'bin'}:{PATH}"}

@@ -1,9 +1,9 @@
-"""Asks Ray's ports for everything, without its token: run on a host that has none.
+"""Calls all methods on Ray's ports without its token; runs on a host that does not have it.
 
-``python stranger.py HOST:PORT...`` prints for each: ``page``, the status and first line that a GET
-was answered, or nothing where HTTP is not spoken; ``health``, what a question after it was
-answered; ``methods``, how often each gRPC status was the answer to Ray's own methods, with no
-token and with a wrong one. Requests are empty: what is refused is refused before anyone reads them.
+``python stranger.py HOST:PORT...`` prints for each port: ``page``, status and first line of the
+answer to a GET, or null if the port does not use HTTP; ``health``, the answer to a health check;
+``methods``, how often each gRPC status was the answer to Ray's own methods, without a token and
+with a wrong one. Requests are empty: a refused request is refused before it is read.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ray.core import generated
 TIMEOUT_S = 5.0
 TOKENS = {"none": [], "wrong": [("authorization", "Bearer " + "0123" * 16)]}
 HEALTH = "/grpc.health.v1.Health/Check"
-# The object manager's are in no Python module of Ray's.
+# The methods of the object manager are in no Python module of Ray.
 MORE_METHODS = ("/ray.rpc.ObjectManagerService/Push", "/ray.rpc.ObjectManagerService/Pull")
 
 
 def methods() -> Iterator[str]:
-    """Return every method of every gRPC service that Ray has."""
+    """Yield every method of every gRPC service of Ray."""
     yield from MORE_METHODS
     for module in pkgutil.iter_modules(generated.__path__):
         if module.name.endswith("_pb2"):
@@ -37,8 +37,8 @@ def methods() -> Iterator[str]:
                 yield from (f"/{service.full_name}/{method.name}" for method in service.methods)
 
 
-def got(target: str, page: str = "/") -> tuple[int, str] | None:
-    """Return status and first line of the answer to a GET; nothing where HTTP is not spoken."""
+def http_get(target: str, page: str = "/") -> tuple[int, str] | None:
+    """Return status and first line of the answer to a GET; None if the port has no HTTP."""
     host, _, port = target.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=TIMEOUT_S)
     try:
@@ -51,11 +51,11 @@ def got(target: str, page: str = "/") -> tuple[int, str] | None:
         connection.close()
 
 
-def called(target: str, asked: Sequence[str], token: Sequence[tuple[str, str]]) -> Counter[str]:
-    """Return how often each status was the answer."""
+def call_all(target: str, names: Sequence[str], token: Sequence[tuple[str, str]]) -> Counter[str]:
+    """Call these methods; return how often each status was the answer."""
     answers: Counter[str] = Counter()
     with grpc.insecure_channel(target) as channel:
-        for method in asked:
+        for method in names:
             try:
                 channel.unary_unary(method)(b"", timeout=TIMEOUT_S, metadata=token)
                 answers["OK"] += 1
@@ -64,16 +64,16 @@ def called(target: str, asked: Sequence[str], token: Sequence[tuple[str, str]]) 
     return answers
 
 
-def heard(target: str, every: Sequence[str]) -> dict[str, Any]:
-    """Return all that a port answers."""
-    if page := got(target):
-        status, _ = got(target, "/api/healthz") or (0, "")
+def probe(target: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return all answers of a port."""
+    if page := http_get(target):
+        status, _ = http_get(target, "/api/healthz") or (0, "")
         return {"page": page, "health": "OK" if status == 200 else "", "methods": {}}
-    (health,) = called(target, [HEALTH], [])
-    answers = {name: called(target, every, token) for name, token in TOKENS.items()}
+    (health,) = call_all(target, [HEALTH], [])
+    answers = {name: call_all(target, names, token) for name, token in TOKENS.items()}
     return {"page": None, "health": health, "methods": answers}
 
 
 if __name__ == "__main__":
-    every = list(methods())
-    print(json.dumps({target: heard(target, every) for target in sys.argv[1:]}))
+    names = list(methods())
+    print(json.dumps({target: probe(target, names) for target in sys.argv[1:]}))

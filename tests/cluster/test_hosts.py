@@ -1,4 +1,4 @@
-"""Virtual hosts are hosts: what is one's own, how one goes, and that nothing of them stays."""
+"""Virtual hosts behave like machines, and nothing of them is left at the end."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UNUSABLE = hosts.unusable()
 pytestmark = pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE))
 
 FIRST, SECOND = "10.89.0.10", "10.89.0.11"
-BUSY = """
+PROGRAM = """
 import sys
 from pathlib import Path
 from benchmarks.hosts import Hosts
 with Hosts(Path(sys.argv[1]), prefix="dead", network="10.90.0.0/24") as network:
     host = network.add("a", "10.90.0.10")
-    print(host.start("sleep 600", Path(sys.argv[1]) / "said.txt").pid, flush=True)
+    print(host.start("sleep 600", Path(sys.argv[1]) / "output.txt").pid, flush=True)
     sys.stdin.read()
 """
 
@@ -34,7 +34,7 @@ def network(tmp_path: Path) -> Iterator[Hosts]:
         yield made
 
 
-def test_each_has_its_own_name_address_disks_and_processes(network: Hosts) -> None:
+def test_hosts_have_their_own_name_address_disks_and_processes(network: Hosts) -> None:
     first, second = network.add("first", FIRST), network.add("second", SECOND)
     assert first.run("hostname; pwd").stdout.split() == ["first", "/root"]
     assert FIRST in first.run("ip address show eth0").stdout
@@ -48,18 +48,18 @@ def test_each_has_its_own_name_address_disks_and_processes(network: Hosts) -> No
     assert ids[0] != ids[1]
 
 
-def test_they_reach_each_other_by_ssh_and_bytes_are_counted(network: Hosts) -> None:
+def test_hosts_reach_each_other_by_ssh_and_count_bytes(network: Hosts) -> None:
     first, second = network.add("first", FIRST), network.add("second", SECOND)
     key = network.key.read_text()
     first.run(["sh", "-c", 'umask 077; printf %s "$1" > .ssh/id_ed25519', "sh", key])
     before = second.received_bytes()
-    sent = f"head -c 1000000 /dev/zero | ssh -o StrictHostKeyChecking=no {SECOND} 'cat > /tmp/it'"
-    assert first.run(sent).returncode == 0
+    send = f"head -c 1000000 /dev/zero | ssh -o StrictHostKeyChecking=no {SECOND} 'cat > /tmp/it'"
+    assert first.run(send).returncode == 0
     assert second.run(["stat", "-c", "%s", "/tmp/it"]).stdout.strip() == "1000000"
     assert 1_000_000 < second.received_bytes() - before < 1_200_000
 
 
-def test_a_disk_is_seen_where_it_is_plugged_in_and_outlives_its_host(
+def test_disk_is_mounted_on_its_host_only_and_keeps_its_files(
     network: Hosts, tmp_path: Path
 ) -> None:
     directory = tmp_path / "disk"
@@ -75,8 +75,8 @@ def test_a_disk_is_seen_where_it_is_plugged_in_and_outlives_its_host(
         network.add("third", "10.89.0.12", disks=[Disk(directory, "/srv/disk")])
 
 
-def test_one_that_is_powered_off_says_no_goodbye(network: Hosts, tmp_path: Path) -> None:
-    """Its peer's connection stays open, and silent: nothing tells it from a slow host."""
+def test_power_off_does_not_close_connections(network: Hosts, tmp_path: Path) -> None:
+    """The other end of a connection stays open, as with a host that is slow."""
     first, second = network.add("first", FIRST), network.add("second", SECOND)
     second.start(f"exec 3<>/dev/tcp/{FIRST}/22; cat <&3", tmp_path / "second.txt")
     connected = ["ss", "-Htn", "state", "established", "dport", "=", ":22"]
@@ -87,29 +87,29 @@ def test_one_that_is_powered_off_says_no_goodbye(network: Hosts, tmp_path: Path)
     assert second.run(f"timeout 1 bash -c 'exec 3<>/dev/tcp/{FIRST}/22'").returncode != 0
 
 
-def test_this_machine_is_found_at_the_same_place_when_a_host_goes(network: Hosts) -> None:
-    """Those that stay would wait for it, up to a minute, and what they wait for is on it."""
-    place = Path("/sys/class/net/trybr/address")
-    found = [place.read_text()]
+def test_hardware_address_of_the_gateway_stays_when_a_host_ends(network: Hosts) -> None:
+    """If it changed, other hosts could not reach this machine for up to a minute."""
+    file = Path("/sys/class/net/trybr/address")
+    found = [file.read_text()]
     for name, address in (("first", FIRST), ("second", SECOND)):
         host = network.add(name, address)
-        found.append(place.read_text())
+        found.append(file.read_text())
         host.power_off()
-        found.append(place.read_text())
+        found.append(file.read_text())
     assert found == found[:1] * len(found)
 
 
-def test_an_address_outside_the_network_is_refused(network: Hosts) -> None:
+def test_address_outside_the_network_is_refused(network: Hosts) -> None:
     for address in ("10.88.0.10", network.gateway):
         with pytest.raises(ValueError, match=address):
             network.add("first", address)
 
 
-def test_nothing_is_left_of_a_test_that_is_killed(tmp_path: Path) -> None:
-    """Not its hosts, not its network, not what ran in them."""
+def test_nothing_is_left_when_the_test_is_killed(tmp_path: Path) -> None:
+    """Its hosts, its network and the processes in its hosts end."""
     top = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, "-c", BUSY, str(tmp_path)],
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
         cwd=top,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -121,10 +121,11 @@ def test_nothing_is_left_of_a_test_that_is_killed(tmp_path: Path) -> None:
         assert "deadbr" in hosts.links()
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        wait_until(lambda: not of_the_dead(), 20, "the end of all that it left")
-        wait_until(lambda: not inside.exists(), 20, "the end of what ran in it")
+        wait_until(lambda: not left_of_killed(), 20, "the end of its hosts and network")
+        wait_until(lambda: not inside.exists(), 20, "the end of the process in its host")
 
 
-def of_the_dead() -> list[str]:
-    named = [each.name for each in hosts.NAMED.glob("dead-*")]
-    return named + [link for link in hosts.links() if link.startswith("dead")]
+def left_of_killed() -> list[str]:
+    """Return the namespaces and links of the killed test."""
+    namespaces = [each.name for each in hosts.NAMESPACES.glob("dead-*")]
+    return namespaces + [link for link in hosts.links() if link.startswith("dead")]

@@ -1,4 +1,4 @@
-"""TLS between machines one owns, by the commands of docs/own-machines.md."""
+"""TLS between own machines, set up by the commands of docs/own-machines.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from own_machines import (
     WORKERS,
     adapted,
     listening,
-    machines_at_hand,
+    machines,
     wait_for_nodes,
 )
 
@@ -28,7 +28,9 @@ UNUSABLE = hosts.unusable()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE)),
-    pytest.mark.skipif("SEARCH_TEST_TLS" not in os.environ, reason="set SEARCH_TEST_TLS to 1"),
+    pytest.mark.skipif(
+        "SEARCH_TEST_TLS" not in os.environ, reason="takes minutes: set SEARCH_TEST_TLS=1"
+    ),
 ]
 
 HANDSHAKE = str(Path(__file__).with_name("handshake.py"))
@@ -37,38 +39,38 @@ SETTING = (
 )
 
 
-def test_a_search_runs_over_tls_and_nobody_is_heard_without_a_certificate(tmp_path: Path) -> None:
-    """The nodes' own calls are for holders of a certificate; Ray's HTTP is as it was."""
-    with machines_at_hand(tmp_path, "tls") as machines:
-        laptop = machines.laptop
-        make = laptop.commands.take(CERTIFICATES)
-        named = ("10.0.0.10", "10.0.0.11", "10.0.0.12")
-        for example, address in zip(named, (HEAD, *WORKERS), strict=True):
-            assert example in make
-            make = make.replace(example, address)
-        laptop.run(make)
+def test_search_runs_over_tls_and_ports_refuse_clients_without_certificate(tmp_path: Path) -> None:
+    """Ray's gRPC ports need a certificate; its HTTP ports do not use TLS."""
+    with machines(tmp_path, "tls") as cluster:
+        laptop = cluster.laptop
+        script = laptop.commands.block(CERTIFICATES)
+        examples = ("10.0.0.10", "10.0.0.11", "10.0.0.12")
+        for example, address in zip(examples, (HEAD, *WORKERS), strict=True):
+            assert example in script
+            script = script.replace(example, address)
+        laptop.run(script)
         laptop.write(adapted(HEAD, tls=True), CONFIG)
-        head, worker, _ = machines.head("head", HEAD), machines.worker(1), machines.worker(2)
+        head, worker, _ = cluster.head("head", HEAD), cluster.worker(1), cluster.worker(2)
         laptop.bring_up()
         wait_for_nodes(head)
         trips = ["--train-data", f"{TRIPS}/train.parquet", "--valid-data", f"{TRIPS}/valid.parquet"]
         job = laptop.submit("searched", ["--num-samples", "2", "--trainable", "ridge", *trips])
-        assert job.ended(120) == 0, job.said
-        assert len(machines.books.ended()) == 2
+        assert job.wait(120) == 0, job.output
+        assert len(cluster.runs.ended()) == 2
 
         targets = [*listening(head), *listening(worker)]
-        shaken = [sys.executable, HANDSHAKE, *targets]
-        known = answers(laptop.host, f"cd ~/.ray && {SETTING} {' '.join(shaken)}")
-        unknown = answers(machines.hosts.add("stranger", STRANGER), " ".join(shaken))
-        secured = {target for target, answer in known.items() if answer == "greeted"}
+        command = " ".join([sys.executable, HANDSHAKE, *targets])
+        with_certificate = answers(laptop.host, f"cd ~/.ray && {SETTING} {command}")
+        without = answers(cluster.hosts.add("stranger", STRANGER), command)
+        secured = {target for target, answer in with_certificate.items() if answer == "accepted"}
         assert {f"{HEAD}:{port}" for port in (6379, 8076, 10001)} <= secured
         assert f"{WORKERS[0]}:8076" in secured
         for target in targets:
-            assert unknown[target] == ("refused" if target in secured else "plain"), target
+            assert without[target] == ("refused" if target in secured else "plain"), target
 
 
 def answers(host: Host, line: str) -> dict[str, str]:
-    asked = host.run(line)
-    assert asked.returncode == 0, asked.stderr
-    told: dict[str, str] = json.loads(asked.stdout)
-    return told
+    result = host.run(line)
+    assert result.returncode == 0, result.stderr
+    found: dict[str, str] = json.loads(result.stdout)
+    return found

@@ -1,4 +1,4 @@
-"""Runs the command as a user would: a process of its own, in a folder of its own."""
+"""Runs a command as a user would: as a separate process in its own folder."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ REAL_VALID = REAL_DATA / "green_tripdata_2021-02.parquet"
 HAS_REAL_DATA = REAL_TRAIN.exists() and REAL_VALID.exists()
 NO_REAL_DATA = f"the real months are not in {REAL_DATA}"
 
-# above Ray's workers' own, below what Linux gives away by itself
-GIVEN_TO_NOBODY = range(22_000, 32_000)
-MARK = "SEARCH_TEST_MARK"  # every process that a command starts inherits it
+# above the ports of Ray's workers, below those that Linux assigns by itself
+UNASSIGNED_PORTS = range(22_000, 32_000)
+MARK = "SEARCH_TEST_MARK"  # variable that every process of a command inherits
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A command that has ended, or is ending."""
+class Result:
+    """The result of a command."""
 
     folder: Path
     mark: str
-    code: int  # -9: it did not end in time
+    code: int  # exit code; -9: it did not end in time
     stdout: str
     stderr: str
     started_s: float  # seconds since the epoch
     ended_s: float
 
     @property
-    def said(self) -> list[str]:
+    def stderr_lines(self) -> list[str]:
         """The lines on stderr."""
         return self.stderr.splitlines()
 
     @property
     def store(self) -> str:
-        """The URI of the default store of a search in this folder."""
+        """The URI of the default store in this folder."""
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
 
 class Command:
-    """A command under way; leaving the ``with`` block kills whatever is left of it."""
+    """A running command; leaving the ``with`` block kills all of its processes."""
 
     def __init__(
         self,
@@ -70,24 +70,25 @@ class Command:
         environment: Mapping[str, str] | None = None,
         stderr: int | None = None,
     ) -> None:
-        """Start ``argv`` in ``folder``. ``stderr``: a file descriptor, else a file is read."""
+        """Start ``argv`` in ``folder``. ``stderr``: a file descriptor instead of a file."""
         self.folder, self.mark = folder, uuid.uuid4().hex
-        self._said = folder / f"stderr-{self.mark[:8]}.txt"
-        self._printed = folder / f"stdout-{self.mark[:8]}.txt"
+        self._stderr = folder / f"stderr-{self.mark[:8]}.txt"
+        self._stdout = folder / f"stdout-{self.mark[:8]}.txt"
         kept = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("MLFLOW_", "RAY_", "PYTHONPATH", "COLUMNS", "SEARCH_"))
         }
         self.started_s = time.time()
-        with self._said.open("wb") as said, self._printed.open("wb") as printed:
+        with self._stderr.open("wb") as stderr_file, self._stdout.open("wb") as stdout_file:
             self._process = subprocess.Popen(
-                list(argv),
+                # SIGINT is handled even if the tests were started with it ignored (nohup, &)
+                ["env", "--default-signal=INT", *argv],
                 cwd=folder,
                 env={**kept, **(environment or {}), MARK: self.mark},
                 stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=said if stderr is None else stderr,
+                stdout=stdout_file,
+                stderr=stderr_file if stderr is None else stderr,
                 start_new_session=True,
             )
 
@@ -100,33 +101,37 @@ class Command:
 
     @property
     def running(self) -> bool:
-        """Tell whether it has not ended yet."""
+        """Tell whether it is still running."""
         return self._process.poll() is None
 
     @property
     def stderr(self) -> str:
-        """What it has said so far."""
-        return self._said.read_text(errors="replace")
+        """Its stderr so far."""
+        return self._stderr.read_text(errors="replace")
 
     def signal_alone(self, number: signal.Signals) -> None:
-        """Send a signal as ``kill`` does: to the process."""
+        """Send a signal to the process alone, as ``kill`` does."""
         os.kill(self._process.pid, number)
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal as a terminal's Ctrl-C does: to the whole foreground group."""
+        """Send a signal to the whole process group, as Ctrl-C in a terminal does."""
         os.killpg(self._process.pid, number)
 
-    def ended(self, timeout_s: float) -> Ended:
-        """Wait for its end; kill it where that does not come in time."""
+    def wait(self, timeout_s: float) -> Result:
+        """Wait until it ends; kill it after ``timeout_s``."""
         try:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             kill_all(self.mark)
             code = self._process.wait(30)
-        return Ended(
-            *(self.folder, self.mark, code),
-            *(self._printed.read_text(), self.stderr),
-            *(self.started_s, time.time()),
+        return Result(
+            folder=self.folder,
+            mark=self.mark,
+            code=code,
+            stdout=self._stdout.read_text(),
+            stderr=self.stderr,
+            started_s=self.started_s,
+            ended_s=time.time(),
         )
 
 
@@ -138,7 +143,7 @@ class Screen:
     def __enter__(self) -> Screen:
         self._master, self.end = pty.openpty()
         fcntl.ioctl(self.end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self._came: list[bytes] = []
+        self._blocks: list[bytes] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         return self
@@ -149,17 +154,17 @@ class Screen:
         os.close(self._master)
 
     @property
-    def shown(self) -> bytes:
-        """What came so far, each line as often as it was written."""
-        return b"".join(self._came)
+    def output(self) -> bytes:
+        """All output so far; a line that is redrawn is in it each time."""
+        return b"".join(self._blocks)
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):  # nobody has the other end any more
+        with contextlib.suppress(OSError):  # the other end is closed
             while block := os.read(self._master, 4096):
-                self._came.append(block)
+                self._blocks.append(block)
 
 
-def search(
+def start_search(
     arguments: Sequence[str],
     folder: Path,
     environment: Mapping[str, str] | None = None,
@@ -174,24 +179,24 @@ def search(
     )
 
 
-def searched(
+def run_search(
     arguments: Sequence[str],
     folder: Path,
     environment: Mapping[str, str] | None = None,
     timeout_s: float = 240,
-) -> Ended:
+) -> Result:
     """Run ``python -m search.run`` to its end."""
-    with search(arguments, folder, environment) as command:
-        return command.ended(timeout_s)
+    with start_search(arguments, folder, environment) as command:
+        return command.wait(timeout_s)
 
 
 def processes(mark: str) -> list[tuple[int, str]]:
-    """Return every living process that a command started: its id and its command line."""
+    """Return id and command line of every living process of a command."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to another user
             if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 found.append((int(entry.name), line))
@@ -199,7 +204,7 @@ def processes(mark: str) -> list[tuple[int, str]]:
 
 
 def kill_all(mark: str) -> None:
-    """Kill every process that a command started, its session or not."""
+    """Kill every process of a command, also those outside its session."""
     for _ in range(20):
         if not (left := processes(mark)):
             return
@@ -212,7 +217,7 @@ def kill_all(mark: str) -> None:
 def wait_until(
     ready: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.2
 ) -> None:
-    """Wait for something to become true."""
+    """Wait until ``ready`` returns true. ``what`` describes it in the error."""
     deadline = time.monotonic() + timeout_s
     while not ready():
         assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
@@ -220,12 +225,13 @@ def wait_until(
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port of this machine's address that nobody has.
+    """Return a free port of this machine's address ``host``.
 
-    One that the system gives to whoever asks for any would be gone before a server has started.
+    The port is none that the system assigns by itself, because another process could get such a
+    port before the server has started.
     """
     while True:
-        port = random.SystemRandom().choice(GIVEN_TO_NOBODY)
+        port = random.SystemRandom().choice(UNASSIGNED_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             return port
@@ -233,30 +239,30 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 @contextlib.contextmanager
 def server(argv: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Start a scoring server, ``argv`` but for its port; yield its address once it answers."""
+    """Start a scoring server by ``argv`` and a port; yield its address once it answers."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    whole = [*argv, "--host", "127.0.0.1", "-p", str(port)]
-    with Command(whole, folder, {**activated(), **environment}) as command:
+    command_line = [*argv, "--host", "127.0.0.1", "-p", str(port)]
+    with Command(command_line, folder, {**venv_environment(), **environment}) as command:
 
         def answers() -> bool:
-            assert command.running, f"the server ended, it said:\n{command.stderr}"
+            assert command.running, f"the server ended, its stderr:\n{command.stderr}"
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/ping", timeout=5):
                 return True
             return False
 
-        wait_until(answers, 120, f"an answer from {' '.join(whole)}")
+        wait_until(answers, 120, f"an answer from {' '.join(command_line)}")
         yield address
 
 
-def activated() -> dict[str, str]:
-    """Return what an activated virtual environment sets: `mlflow models` looks for uvicorn."""
+def venv_environment() -> dict[str, str]:
+    """Return the variables of an activated virtual environment: `mlflow models` needs uvicorn."""
     return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def put_months(folder: Path) -> Path:
-    """Put two months into a new folder: the real ones, or made ones where they are missing."""
-    from search.sample import made_month
+def write_months(folder: Path) -> Path:
+    """Write two months into a new folder: the real ones, or generated ones if those are missing."""
+    from search.tasks.green_taxi.sample import made_month
 
     folder.mkdir()
     train, valid = folder / "train.parquet", folder / "valid.parquet"
@@ -270,23 +276,23 @@ def put_months(folder: Path) -> Path:
 
 
 def few_trips(rows: int = 30, minutes: float | None = None, first_zone: int = 41) -> pd.DataFrame:
-    """Trips in TLC's columns; ``minutes`` long each, or between 5 and 34 minutes."""
+    """Return trips in TLC's columns, each ``minutes`` long; without it, 5 to 34 minutes."""
     number = pd.Series(range(rows))
     start = pd.Timestamp("2021-01-01 08:00:00") + pd.to_timedelta(number, unit="min")
-    long = number % 30 + 5.0 if minutes is None else number * 0 + minutes
+    duration = number % 30 + 5.0 if minutes is None else number * 0 + minutes
     return pd.DataFrame(
         {
             "lpep_pickup_datetime": start,
-            "lpep_dropoff_datetime": start + pd.to_timedelta(long, unit="min"),
+            "lpep_dropoff_datetime": start + pd.to_timedelta(duration, unit="min"),
             "PULocationID": first_zone + number % 3,
             "DOLocationID": first_zone + 10 + number % 2,
-            "trip_distance": 0.5 + long / 5,
+            "trip_distance": 0.5 + duration / 5,
         }
     )
 
 
-def written(trips: pd.DataFrame, file: Path) -> Path:
-    """Write trips as parquet or CSV, by the file's ending."""
+def write_trips(trips: pd.DataFrame, file: Path) -> Path:
+    """Write trips as parquet or CSV, as the suffix says; return the file."""
     if file.suffix == ".csv":
         trips.to_csv(file, index=False)
     else:

@@ -1,8 +1,8 @@
-"""Searches that lose a part of what they stand on, at a random moment, and what is left of them.
+"""The fault campaign: searches that lose a process, a server or a disk at a random moment.
 
-``python tests/end_to_end/faults.py --faults 50 --json faults.json`` runs the long form; the test
-beside it runs each kind once. After each fault the search is gone on with until it is done, and
-then MLflow must hold what an undisturbed search leaves there.
+``python tests/end_to_end/faults.py --faults 50 --json faults.json`` runs the long form;
+``test_faults.py`` runs each kind once. After each fault the search is resumed until it is complete.
+MLflow must then hold what a search without a fault leaves there.
 """
 
 from __future__ import annotations
@@ -34,28 +34,29 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command import (
     Command,
-    Ended,
-    activated,
+    Result,
     few_trips,
     free_port,
     processes,
-    search,
+    start_search,
+    venv_environment,
     wait_until,
-    written,
+    write_trips,
 )
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # who looks on need not wait for a dead server
+# the checks here need not wait for a dead server
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 
 NAME = "fault"
 TRIALS, ROUNDS = 6, 12
 END_S = 240.0  # the longest that one command may take
-AT_ONCE = 4  # one of them waits, for a server that stays away
+AT_ONCE = 4  # one of them only waits for a server that stays away
 TMPFS_BYTES = 96 << 20
 
-# Each trial takes a good half second, so that a random moment finds one under way.
+# Each trial takes at least 0.6 s, so that one is running at a random moment.
 STEPWISE = f"""
 import time
 from typing import Any, ClassVar
@@ -110,58 +111,59 @@ STEPWISE, FAILING, NOT_A_NUMBER = Stepwise(), Failing(), NotANumber()
 
 
 @dataclass
-class Scene:
-    """One search in a folder of its own, its commands so far, and the chance that disturbs it."""
+class Scenario:
+    """One search in its own folder, the results of its commands, and the random times of faults."""
 
     folder: Path
-    chance: random.Random
+    rng: random.Random
     uri: str = ""
     model: str = "STEPWISE"
-    ends: list[Ended] = field(default_factory=list)
-    whole: dict[str, tuple[object, ...]] = field(default_factory=dict)  # trials that had ended
-    complaints: list[str] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    ended: dict[str, tuple[object, ...]] = field(default_factory=dict)  # trials, as first seen
+    problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.uri = self.uri or f"sqlite:///{self.folder / 'mlflow.db'}"
         (self.folder / "stepwise.py").write_text(STEPWISE)
-        written(few_trips(), self.folder / "trips.parquet")
+        write_trips(few_trips(), self.folder / "trips.parquet")
 
     def start(self, trials: int = TRIALS, name: str = NAME, *more: str) -> Command:
         """Start the search."""
-        trips = ("--train-data", "trips.parquet", "--valid-data", "trips.parquet")
-        chosen = ("--trainable", f"stepwise:{self.model}", "--num-samples", str(trials))
-        alone = ("--max-concurrent", "1", "--seed", "7", "--name", name)
-        options = [*trips, *chosen, *alone, *more, "--tracking-uri", self.uri]
-        return search(options, self.folder)
+        data = ("--train-data", "trips.parquet", "--valid-data", "trips.parquet")
+        what = ("--trainable", f"stepwise:{self.model}", "--num-samples", str(trials))
+        how = ("--max-concurrent", "1", "--seed", "7", "--name", name)
+        options = [*data, *what, *how, *more, "--tracking-uri", self.uri]
+        return start_search(options, self.folder)
 
     def resume(self) -> Command:
-        """Go on with it."""
-        return search(["--resume", NAME, "--tracking-uri", self.uri], self.folder)
+        """Resume the search."""
+        return start_search(["--resume", NAME, "--tracking-uri", self.uri], self.folder)
 
-    def end(self, command: Command, *codes: int) -> int:
-        """Wait for a command's end, which must be one of ``codes``."""
-        ended = command.ended(END_S)
-        self.ends.append(ended)
-        if ended.code not in codes:
-            self.complaints.append(f"exit {ended.code}, not one of {codes}: {ended.said[-3:]}")
-        if "Traceback" in ended.stderr:
-            self.complaints.append(f"a traceback on stderr: {ended.said[-3:]}")
+    def wait(self, command: Command, *codes: int) -> int:
+        """Wait until a command ends; return its exit code, which must be one of ``codes``."""
+        result = command.wait(END_S)
+        self.results.append(result)
+        last_lines = result.stderr_lines[-3:]
+        if result.code not in codes:
+            self.problems.append(f"exit code {result.code}, not one of {codes}: {last_lines}")
+        if "Traceback" in result.stderr:
+            self.problems.append(f"a traceback on stderr: {last_lines}")
         with contextlib.suppress(MlflowException):  # its server may be away
             for trial_id, run in self.trials().items():
                 if run.data.tags.get("search.status") in ("finished", "stopped", "failed"):
-                    self.whole.setdefault(trial_id, remains(run))
-        return ended.code
+                    self.ended.setdefault(trial_id, fixed_content(run))
+        return result.code
 
     def finish(self) -> None:
-        """Go on with the search until it is done."""
+        """Resume the search until it is complete."""
         for _ in range(3):
             with self.resume() as command:
-                if self.end(command, 0, 1) == 0:
+                if self.wait(command, 0, 1) == 0:
                     return
 
     def runs(self) -> list[Run]:
-        """Return every run of the store; a file that is not there yet is the search's to make."""
+        """Return every run of the store; if its file does not exist yet, do not create it."""
         file = self.uri.removeprefix("sqlite:///")
         if file != self.uri and not Path(file).exists():
             return []
@@ -170,103 +172,108 @@ class Scene:
         return list(client.search_runs(ids, max_results=1_000))
 
     def trials(self) -> dict[str, Run]:
-        """Return the trials' runs by the trials' ids; complain of a trial with two."""
+        """Return the trials' runs by trial id; a trial with two runs is a problem."""
         found: dict[str, Run] = {}
         for run in self.runs():
             if run.data.tags.get("search.role") == "trial":
                 trial_id = run.data.tags["search.trial_id"]
                 if trial_id in found:
-                    self.complaints.append(f"trial {trial_id} has two runs")
+                    self.problems.append(f"trial {trial_id} has two runs")
                 found[trial_id] = run
         return found
 
     def wait_for_parent(self, command: Command) -> None:
-        """Wait until the search has begun."""
+        """Wait until the search has its parent run."""
 
-        def begun() -> bool:
+        def has_parent() -> bool:
             with contextlib.suppress(MlflowException):
                 if any(run.data.tags.get("search.role") == "search" for run in self.runs()):
                     return True
             assert command.running, f"the search ended: {command.stderr}"
             return False
 
-        wait_until(begun, 120, "a parent run")
+        wait_until(has_parent, 120, "a parent run")
 
-    def some_time(self, longest_s: float = 10.0) -> None:
-        """Let a random time pass: the moment of a fault is the one thing that is drawn."""
-        time.sleep(self.chance.uniform(0, longest_s))
+    def wait_random_time(self, longest_s: float = 10.0) -> None:
+        """Sleep for a random time: only the moments of faults are random."""
+        time.sleep(self.rng.uniform(0, longest_s))
 
 
-def remains(run: Run) -> tuple[object, ...]:
-    """Return what must not change any more of a trial that has ended."""
-    metrics = repr(sorted(run.data.metrics.items()))  # as text: no NaN equals another
+def fixed_content(run: Run) -> tuple[object, ...]:
+    """Return the parts of an ended trial's run that must not change any more."""
+    metrics = repr(sorted(run.data.metrics.items()))  # as text, because NaN is not equal to NaN
     return (run.info.run_id, run.info.start_time, metrics, run.data.params)
 
 
-def lost(scene: Scene, undisturbed: Mapping[str, object] | None) -> list[str]:
-    """Return what is not as an undisturbed search leaves it."""
-    found = scene.complaints
-    trials, runs = scene.trials(), scene.runs()
+def find_problems(scenario: Scenario, expected: Mapping[str, object] | None) -> list[str]:
+    """Return every difference from what a search without a fault leaves.
+
+    ``expected``: the outcomes of its trials; None: they are not compared.
+    """
+    problems = scenario.problems
+    trials, runs = scenario.trials(), scenario.runs()
     if sorted(trials) != [f"{i + 1:04d}" for i in range(TRIALS)]:
-        found.append(f"the trials are {sorted(trials)}")
-    found += [f"run {r.info.run_name} is RUNNING" for r in runs if r.info.status == "RUNNING"]
-    for trial_id, before in scene.whole.items():
-        if trial_id in trials and remains(trials[trial_id]) != before:
-            found.append(f"trial {trial_id} had ended and has changed")
-    client = MlflowClient(scene.uri)
+        problems.append(f"the trials are {sorted(trials)}")
+    problems += [f"run {r.info.run_name} is RUNNING" for r in runs if r.info.status == "RUNNING"]
+    for trial_id, before in scenario.ended.items():
+        if trial_id in trials and fixed_content(trials[trial_id]) != before:
+            problems.append(f"trial {trial_id} had ended and has changed")
+    client = MlflowClient(scenario.uri)
     for trial_id, run in trials.items():
         curve = client.get_metric_history(run.info.run_id, "validation-rmse")
         steps = Counter(point.step for point in curve)
         if any(count > 1 for count in steps.values()) or len(steps) != max(steps, default=-1) + 1:
-            found.append(f"trial {trial_id}: its curve has the steps {dict(steps)}")
+            problems.append(f"trial {trial_id}: its curve has the steps {dict(steps)}")
     by_role = Counter(
         run.data.tags.get("search.role") for run in runs if "search.superseded" not in run.data.tags
     )
     if by_role["search"] != 1 or by_role["refit"] != 1:
-        found.append(f"runs that stand: {dict(by_role)}")
-    if undisturbed is not None and (now := told(trials)) != undisturbed:
-        found.append(f"not the trials of the undisturbed search: {now} is not {undisturbed}")
-    marks = [ended.mark for ended in scene.ends]
+        problems.append(f"valid runs by role: {dict(by_role)}")
+    if expected is not None and (found := trial_outcomes(trials)) != expected:
+        problems.append(f"other trials than without a fault: {found} is not {expected}")
+    marks = [result.mark for result in scenario.results]
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not any(processes(mark) for mark in marks), 30, "the end of all")
-    found += [f"still there: {line}" for mark in marks for _, line in processes(mark)]
-    return found
+        wait_until(lambda: not any(processes(mark) for mark in marks), 30, "the end of processes")
+    problems += [f"still running: {line}" for mark in marks for _, line in processes(mark)]
+    return problems
 
 
-def told(trials: Mapping[str, Run]) -> dict[str, object]:
-    """Return what the searcher and the scheduler made of each trial."""
+def trial_outcomes(trials: Mapping[str, Run]) -> dict[str, object]:
+    """Return status, point, score and rungs of each trial."""
     return {
         trial_id: (
-            *(run.data.tags["search.status"], run.data.tags["search.point"]),
-            *(run.data.metrics.get("rmse"), run.data.tags.get("search.rungs")),
+            run.data.tags["search.status"],
+            run.data.tags["search.point"],
+            run.data.metrics.get("rmse"),
+            run.data.tags.get("search.rungs"),
         )
         for trial_id, run in trials.items()
     }
 
 
 @contextlib.contextmanager
-def tracking_server(scene: Scene) -> Iterator[Callable[[], Command]]:
-    """Give the scene a server's address; yield what starts the server there, again and again."""
-    port, started = free_port(), contextlib.ExitStack()
-    scene.uri = f"http://127.0.0.1:{port}"
-    home = scene.folder / "server"
+def tracking_server(scenario: Scenario) -> Iterator[Callable[[], Command]]:
+    """Give the scenario a server's address; yield a function that starts the server there."""
+    port, servers = free_port(), contextlib.ExitStack()
+    scenario.uri = f"http://127.0.0.1:{port}"
+    home = scenario.folder / "server"
     home.mkdir()
     module = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    place = ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--port", str(port)]
-    # which would be seven processes more, whose start takes four times the server's
-    environment = {**activated(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    options = ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--port", str(port)]
+    # without job execution: its seven processes take four times as long to start as the server
+    environment = {**venv_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
     def start() -> Command:
-        served = started.enter_context(Command([*module, *place], home, environment))
+        server = servers.enter_context(Command([*module, *options], home, environment))
 
         def answers() -> bool:
-            assert served.running, f"the server ended: {served.stderr}"
+            assert server.running, f"the server ended: {server.stderr}"
             return _status(port) == 200
 
         wait_until(answers, 120, "the tracking server")
-        return served
+        return server
 
-    with started:
+    with servers:
         yield start
 
 
@@ -279,14 +286,14 @@ def _status(port: int) -> int:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands before a tracking server, and misbehaves in the way that ``mode`` says."""
+    """An HTTP proxy before a tracking server; ``mode`` says how it fails."""
 
     daemon_threads = True
     mode = "pass"
 
-    def __init__(self, upstream: int, chance: random.Random) -> None:
+    def __init__(self, upstream: int, rng: random.Random) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream, self.chance = upstream, chance
+        self.upstream, self.rng = upstream, rng  # the server's port
         self.faults = 0
 
 
@@ -296,8 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         proxy, mode = self.server, self.server.mode
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if mode == "lost" and proxy.chance.random() < 0.5:
-            mode = "pass"  # half of the answers get through
+        if mode == "lost" and proxy.rng.random() < 0.5:
+            mode = "pass"  # half of the answers arrive
         proxy.faults += mode != "pass"
         if mode.isdigit():
             self.send_response(int(mode))
@@ -315,7 +322,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = connection.getresponse()
             content = answer.read()
         if mode == "lost":
-            self.close_connection = True  # it was done, and nobody hears of it
+            self.close_connection = True  # the request was carried out, but the answer is lost
             return
         self.send_response(answer.status)
         for name, value in answer.getheaders():
@@ -328,32 +335,32 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-def driver_killed(scene: Scene) -> None:
-    """Kill -9 of the driver, from the parent run's making to the refit."""
-    with scene.start() as command:
-        scene.wait_for_parent(command)
-        scene.some_time(14)
+def driver_killed(scenario: Scenario) -> None:
+    """SIGKILL to the driver, at any time from the creation of the parent run to the refit."""
+    with scenario.start() as command:
+        scenario.wait_for_parent(command)
+        scenario.wait_random_time(14)
         command.signal_alone(signal.SIGKILL)
-        scene.end(command, -9, 0)
-    scene.finish()
+        scenario.wait(command, -9, 0)
+    scenario.finish()
 
 
-def worker_killed(scene: Scene) -> None:
-    """Kill -9 of a worker that runs a trial."""
-    with scene.start() as command:
+def worker_killed(scenario: Scenario) -> None:
+    """SIGKILL to a worker that runs a trial."""
+    with scenario.start() as command:
         wait_until(lambda: bool(_workers(command)), 120, "a worker")
-        scene.some_time(3)
+        scenario.wait_random_time(3)
         for pid in _workers(command)[:1]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        scene.end(command, 0)
+        scenario.wait(command, 0)
 
 
 def _workers(command: Command) -> list[int]:
-    # Ray's own agents have such titles too; a raylet whose agent dies ends the driver with it
+    # Ray's own agents have such titles too; if an agent dies, its raylet ends, and so the driver
     return [
         pid
         for pid, line in processes(command.mark)
@@ -361,196 +368,198 @@ def _workers(command: Command) -> list[int]:
     ]
 
 
-def interrupted(scene: Scene) -> None:
+def interrupted(scenario: Scenario) -> None:
     """One Ctrl-C."""
-    _signalled(scene, [signal.SIGINT])
+    _signalled(scenario, [signal.SIGINT])
 
 
-def interrupted_twice(scene: Scene) -> None:
-    """Two of them, shortly after one another."""
-    _signalled(scene, [signal.SIGINT, signal.SIGINT])
+def interrupted_twice(scenario: Scenario) -> None:
+    """Two Ctrl-C, shortly after one another."""
+    _signalled(scenario, [signal.SIGINT, signal.SIGINT])
 
 
-def terminated(scene: Scene) -> None:
-    """SIGTERM, as `kill` sends it: to the driver alone."""
-    _signalled(scene, [signal.SIGTERM])
+def terminated(scenario: Scenario) -> None:
+    """SIGTERM to the driver alone, as `kill` sends it."""
+    _signalled(scenario, [signal.SIGTERM])
 
 
-def _signalled(scene: Scene, signals: list[signal.Signals]) -> None:
-    with scene.start() as command:
-        scene.wait_for_parent(command)
-        scene.some_time(8)
+def _signalled(scenario: Scenario, signals: list[signal.Signals]) -> None:
+    with scenario.start() as command:
+        scenario.wait_for_parent(command)
+        scenario.wait_random_time(8)
         for number in signals:
             with contextlib.suppress(ProcessLookupError):
                 if number == signal.SIGTERM:
                     command.signal_alone(number)
                 else:
                     command.signal_group(number)
-            scene.some_time(1.5)
-        if scene.end(command, 130, 0) == 0:
+            scenario.wait_random_time(1.5)
+        if scenario.wait(command, 130, 0) == 0:
             return
-    if any(run.info.status == "RUNNING" for run in scene.runs()):
-        scene.complaints.append("a run is RUNNING after an interrupt")
-    scene.finish()
+    if any(run.info.status == "RUNNING" for run in scenario.runs()):
+        scenario.problems.append("a run is RUNNING after an interrupt")
+    scenario.finish()
 
 
-def half_fails(scene: Scene) -> None:
-    """A trainable that raises on half of the space."""
-    scene.model = "FAILING"
-    _outcomes_told(scene, "x is on the failing side")
+def half_fails(scenario: Scenario) -> None:
+    """A trainable that raises in half of the space."""
+    scenario.model = "FAILING"
+    _check_failures(scenario, "x is on the failing side")
 
 
-def not_a_number(scene: Scene) -> None:
-    """A trainable whose loss is NaN on half of the space."""
-    scene.model = "NOT_A_NUMBER"
-    _outcomes_told(scene, "")
+def not_a_number(scenario: Scenario) -> None:
+    """A trainable whose score is NaN in half of the space."""
+    scenario.model = "NOT_A_NUMBER"
+    _check_failures(scenario, "")
 
 
-def _outcomes_told(scene: Scene, reason: str) -> None:
-    with scene.start() as command:
-        scene.end(command, 0)
-    for trial_id, run in scene.trials().items():
+def _check_failures(scenario: Scenario, reason: str) -> None:
+    with scenario.start() as command:
+        scenario.wait(command, 0)
+    for trial_id, run in scenario.trials().items():
         fails = json.loads(run.data.tags["search.point"])["x"] > 0
         if (run.info.status == "FAILED") != fails:
-            scene.complaints.append(f"trial {trial_id} is {run.info.status}")
+            scenario.problems.append(f"trial {trial_id} is {run.info.status}")
         if fails and reason not in run.data.tags.get("search.failure", ""):
-            scene.complaints.append(f"trial {trial_id} does not say why it failed")
+            scenario.problems.append(f"trial {trial_id} does not have the reason of its failure")
 
 
-def server_killed(scene: Scene) -> None:
-    """Kill -9 of the tracking server, which comes back after some seconds."""
-    with tracking_server(scene) as start:
-        served = start()
-        with scene.start() as command:
-            scene.wait_for_parent(command)
-            scene.some_time(6)
-            served.signal_group(signal.SIGKILL)
-            scene.some_time(6)
+def server_killed(scenario: Scenario) -> None:
+    """SIGKILL to the tracking server, which is started again after some seconds."""
+    with tracking_server(scenario) as start:
+        server = start()
+        with scenario.start() as command:
+            scenario.wait_for_parent(command)
+            scenario.wait_random_time(6)
+            server.signal_group(signal.SIGKILL)
+            scenario.wait_random_time(6)
             start()
-            if scene.end(command, 0, 1) == 1:
-                scene.finish()
-        scene.complaints = lost(scene, None)  # while the server is there
+            if scenario.wait(command, 0, 1) == 1:
+                scenario.finish()
+        scenario.problems = find_problems(scenario, None)  # while the server runs
 
 
-def server_away_to_the_end(scene: Scene) -> None:
-    """The tracking server goes and stays away: exit 1, and the rest is sent on the next start."""
-    with tracking_server(scene) as start:
-        served = start()
-        with scene.start() as command:
-            scene.wait_for_parent(command)
-            scene.some_time(4)
-            served.signal_group(signal.SIGKILL)
-            scene.end(command, 1)
-        if "--resume" not in scene.ends[-1].said[-1]:
-            scene.complaints.append(f"no word on how to go on: {scene.ends[-1].said[-1]}")
+def server_away_to_the_end(scenario: Scenario) -> None:
+    """The tracking server ends and stays away: exit 1; the next start sends the other events."""
+    with tracking_server(scenario) as start:
+        server = start()
+        with scenario.start() as command:
+            scenario.wait_for_parent(command)
+            scenario.wait_random_time(4)
+            server.signal_group(signal.SIGKILL)
+            scenario.wait(command, 1)
+        last_line = scenario.results[-1].stderr_lines[-1]
+        if "--resume" not in last_line:
+            scenario.problems.append(f"the last line does not name --resume: {last_line}")
         start()
-        scene.finish()
-        scene.complaints = lost(scene, None)
+        scenario.finish()
+        scenario.problems = find_problems(scenario, None)
 
 
-def journal_cut(scene: Scene) -> None:
-    """The server dies, then the driver, and the journal's last line is cut short."""
-    with tracking_server(scene) as start:
-        served = start()
-        with scene.start() as command:
-            wait_until(lambda: bool(scene.trials()), 120, "the first trial's run")
-            served.signal_group(signal.SIGKILL)
+def journal_cut(scenario: Scenario) -> None:
+    """SIGKILL to the server, then to the driver; the journal's last line is incomplete."""
+    with tracking_server(scenario) as start:
+        server = start()
+        with scenario.start() as command:
+            wait_until(lambda: bool(scenario.trials()), 120, "the first trial's run")
+            server.signal_group(signal.SIGKILL)
 
             def lines() -> list[bytes]:
-                files = list((scene.folder / ".search").glob("*.journal"))
+                files = list((scenario.folder / ".search").glob("*.journal"))
                 return files[0].read_bytes().splitlines() if files else []
 
             wait_until(lambda: any(b'"Ended"' in line for line in lines()), 60, "a journal")
-            scene.some_time(2)
+            scenario.wait_random_time(2)
             command.signal_alone(signal.SIGKILL)
-            scene.end(command, -9)
-        (file,) = (scene.folder / ".search").glob("*.journal")
+            scenario.wait(command, -9)
+        (file,) = (scenario.folder / ".search").glob("*.journal")
         last = len(lines()[-1])
-        os.truncate(file, file.stat().st_size - scene.chance.randint(1, last))
+        os.truncate(file, file.stat().st_size - scenario.rng.randint(1, last))
         start()
-        scene.finish()
-        scene.complaints = lost(scene, None)
+        scenario.finish()
+        scenario.problems = find_problems(scenario, None)
 
 
-def misbehaving(mode: str) -> Callable[[Scene], None]:
-    """Make the fault of a server that misbehaves for some seconds."""
+def failing_server(mode: str) -> Callable[[Scenario], None]:
+    """Return the fault of a server that fails for some seconds in the way ``mode`` says."""
 
-    def fault(scene: Scene) -> None:
-        with tracking_server(scene) as start:
+    def fault(scenario: Scenario) -> None:
+        with tracking_server(scenario) as start:
             start()
-            proxy = Proxy(int(scene.uri.rpartition(":")[2]), scene.chance)
+            proxy = Proxy(int(scenario.uri.rpartition(":")[2]), scenario.rng)
             threading.Thread(target=proxy.serve_forever, daemon=True).start()
-            direct, scene.uri = scene.uri, f"http://127.0.0.1:{proxy.server_port}"
-            with contextlib.closing(proxy.socket), scene.start() as command:
-                watcher = Scene(scene.folder, scene.chance, direct)
+            direct, scenario.uri = scenario.uri, f"http://127.0.0.1:{proxy.server_port}"
+            with contextlib.closing(proxy.socket), scenario.start() as command:
+                watcher = Scenario(scenario.folder, scenario.rng, direct)
                 watcher.wait_for_parent(command)
-                scene.some_time(4)
+                scenario.wait_random_time(4)
                 proxy.mode = mode
                 wait_until(lambda: proxy.faults > 0 or not command.running, 60, "a request")
-                scene.some_time(12 if mode == "lost" else 8)
+                scenario.wait_random_time(12 if mode == "lost" else 8)
                 proxy.mode = "pass"
-                if scene.end(command, 0, 1) == 1:
-                    scene.finish()
+                if scenario.wait(command, 0, 1) == 1:
+                    scenario.finish()
                 proxy.shutdown()
-            scene.uri = direct
-            scene.complaints = lost(scene, None)
+            scenario.uri = direct
+            scenario.problems = find_problems(scenario, None)
 
     fault.__doc__ = f"A server that answers with {mode} for some seconds."
     return fault
 
 
-def disk_full(scene: Scene) -> None:
-    """The state folder's disk is full: one line, and the search can be gone on with."""
-    disk = scene.folder / ".search"
+def disk_full(scenario: Scenario) -> None:
+    """The disk of the state folder is full: one line of error, and the search can be resumed."""
+    disk = scenario.folder / ".search"
     disk.mkdir()
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES},mode=0700", "tmpfs", str(disk)],
         check=True,
     )
     try:
-        with scene.start() as command:
-            scene.wait_for_parent(command)
-            scene.some_time(5)
+        with scenario.start() as command:
+            scenario.wait_for_parent(command)
+            scenario.wait_random_time(5)
             filler = disk / "filler"
             with contextlib.suppress(OSError), filler.open("wb") as file:
                 while True:
                     file.write(bytes(1 << 16))
-            code = scene.end(command, 0, 1)
+            code = scenario.wait(command, 0, 1)
             filler.unlink(missing_ok=True)
         if code == 1:
-            if "No space left" not in scene.ends[-1].said[-1]:
-                scene.complaints.append(f"not said: {scene.ends[-1].said[-1]}")
-            scene.finish()
+            last_line = scenario.results[-1].stderr_lines[-1]
+            if "No space left" not in last_line:
+                scenario.problems.append(f"the last line does not name the reason: {last_line}")
+            scenario.finish()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def second_driver(scene: Scene) -> None:
-    """A second driver while the first lives is refused; the first does not notice."""
-    with scene.start() as command:
-        scene.wait_for_parent(command)
-        scene.some_time(3)
-        with scene.resume() as second:
-            code = scene.end(second, 2, 0)  # 0: the first had ended
+def second_driver(scenario: Scenario) -> None:
+    """A second driver is refused while the first one runs; the first one is not disturbed."""
+    with scenario.start() as command:
+        scenario.wait_for_parent(command)
+        scenario.wait_random_time(3)
+        with scenario.resume() as second:
+            code = scenario.wait(second, 2, 0)  # 0: the first had ended
             if code == 0 and command.running:
-                scene.complaints.append("two drivers")
-        scene.end(command, 0)
+                scenario.problems.append("two drivers at once")
+        scenario.wait(command, 0)
 
 
-def two_resumes(scene: Scene) -> None:
-    """The driver is killed, and two go on with its search at the same moment."""
-    with scene.start() as command:
-        scene.wait_for_parent(command)
-        scene.some_time(8)
+def two_resumes(scenario: Scenario) -> None:
+    """SIGKILL to the driver, then two processes resume its search at the same moment."""
+    with scenario.start() as command:
+        scenario.wait_for_parent(command)
+        scenario.wait_random_time(8)
         command.signal_alone(signal.SIGKILL)
-        scene.end(command, -9, 0)
-    with scene.resume() as one, scene.resume() as other, ThreadPoolExecutor(2) as pool:
-        codes = sorted(pool.map(lambda each: scene.end(each, 0, 2), (one, other)))
+        scenario.wait(command, -9, 0)
+    with scenario.resume() as one, scenario.resume() as other, ThreadPoolExecutor(2) as pool:
+        codes = sorted(pool.map(lambda each: scenario.wait(each, 0, 2), (one, other)))
     if codes[0] != 0:
-        scene.complaints.append(f"none of both went on: {codes}")
+        scenario.problems.append(f"neither of the two resumed the search: {codes}")
 
 
-FAULTS: dict[str, Callable[[Scene], None]] = {
+FAULTS: dict[str, Callable[[Scenario], None]] = {
     "server away to the end": server_away_to_the_end,  # the longest first
     "driver killed": driver_killed,
     "worker killed": worker_killed,
@@ -561,55 +570,60 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "half of the space fails": half_fails,
     "loss is not a number": not_a_number,
     "journal cut": journal_cut,
-    "server answers 500": misbehaving("500"),
-    "server answers 429": misbehaving("429"),
-    "server hangs": misbehaving("hang"),
-    "answers lost": misbehaving("lost"),
+    "server answers 500": failing_server("500"),
+    "server answers 429": failing_server("429"),
+    "server hangs": failing_server("hang"),
+    "answers lost": failing_server("lost"),
     "second driver": second_driver,
     "two resumes": two_resumes,
     "disk full": disk_full,
 }
 OTHER_TRIALS = ("half of the space fails", "loss is not a number")
 NEEDS_ROOT = ("disk full",)
-SERVED = (
-    *("server away to the end", "tracking server killed", "journal cut", "answers lost"),
-    *("server answers 500", "server answers 429", "server hangs"),
+WITH_SERVER = (
+    "server away to the end",
+    "tracking server killed",
+    "journal cut",
+    "answers lost",
+    "server answers 500",
+    "server answers 429",
+    "server hangs",
 )
 
 
-def undisturbed_trials(folder: Path) -> dict[str, object]:
-    """Run the search without a fault; return what its trials came to."""
-    scene = Scene(folder, random.Random(0))
-    with scene.start() as command:
-        scene.end(command, 0)
-    found = lost(scene, None)
-    assert not found, found
-    return told(scene.trials())
+def run_without_fault(folder: Path) -> dict[str, object]:
+    """Run the search without a fault; return the outcomes of its trials."""
+    scenario = Scenario(folder, random.Random(0))
+    with scenario.start() as command:
+        scenario.wait(command, 0)
+    problems = find_problems(scenario, None)
+    assert not problems, problems
+    return trial_outcomes(scenario.trials())
 
 
-def suffered(kind: str, folder: Path, seed: int, undisturbed: Mapping[str, object]) -> list[str]:
-    """Run one search with one fault; return what was lost."""
-    scene = Scene(folder, random.Random(seed))
-    FAULTS[kind](scene)
-    if kind in SERVED:  # looked at while its server was there
-        same = told_by_file(scene) == undisturbed
-        return scene.complaints + ([] if same else ["not the trials of the undisturbed search"])
-    return lost(scene, None if kind in OTHER_TRIALS else undisturbed)
+def run_with_fault(kind: str, folder: Path, seed: int, expected: Mapping[str, object]) -> list[str]:
+    """Run one search with one fault; return the problems found."""
+    scenario = Scenario(folder, random.Random(seed))
+    FAULTS[kind](scenario)
+    if kind in WITH_SERVER:  # the other checks were made while its server ran
+        same = outcomes_in_file(scenario) == expected
+        return scenario.problems + ([] if same else ["other trials than without a fault"])
+    return find_problems(scenario, None if kind in OTHER_TRIALS else expected)
 
 
-def told_by_file(scene: Scene) -> dict[str, object]:
-    """Return what a stopped server's file holds."""
-    scene.uri = f"sqlite:///{scene.folder / 'server' / 'mlflow.db'}"
-    return told(scene.trials())
+def outcomes_in_file(scenario: Scenario) -> dict[str, object]:
+    """Return the trials' outcomes from the file of a server that has ended."""
+    scenario.uri = f"sqlite:///{scenario.folder / 'server' / 'mlflow.db'}"
+    return trial_outcomes(scenario.trials())
 
 
 def kinds() -> list[str]:
-    """Return the faults that can be made here."""
+    """Return the kinds of fault that this process has the rights for."""
     return [kind for kind in FAULTS if kind not in NEEDS_ROOT or os.geteuid() == 0]
 
 
 def main() -> int:
-    """Run as many faults as asked, say what each one cost, and write it down."""
+    """Run as many faults as requested; print the problems of each, and write a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -619,22 +633,23 @@ def main() -> int:
     given = parser.parse_args()
     started = time.monotonic()
     top = Path(tempfile.mkdtemp(prefix="faults-"))
-    undisturbed = undisturbed_trials(top / "undisturbed")
+    expected = run_without_fault(top / "no-fault")
     order = list(itertools.islice(itertools.cycle(given.only or kinds()), given.faults))
     counts: dict[str, dict[str, int]] = {kind: {"faults": 0, "losses": 0} for kind in order}
 
     def run(number: int) -> None:
         kind, folder = order[number], top / f"{number:03d}"
-        began = time.monotonic()
+        fault_started = time.monotonic()
         try:
-            complaints = suffered(kind, folder, given.seed + number, undisturbed)
-        except Exception as error:  # noqa: BLE001 - one that could not be run is not a success
-            complaints = [f"{type(error).__name__}: {error}"]
+            problems = run_with_fault(kind, folder, given.seed + number, expected)
+        except Exception as error:  # noqa: BLE001 - a fault that could not be run is a failure
+            problems = [f"{type(error).__name__}: {error}"]
         counts[kind]["faults"] += 1
-        counts[kind]["losses"] += bool(complaints)
-        outcome = "; ".join(complaints) or "nothing lost"
-        print(f"{number:3d} {kind} ({time.monotonic() - began:.0f} s): {outcome}", flush=True)
-        if not complaints:
+        counts[kind]["losses"] += bool(problems)
+        outcome = "; ".join(problems) or "nothing lost"
+        took_s = time.monotonic() - fault_started
+        print(f"{number:3d} {kind} ({took_s:.0f} s): {outcome}", flush=True)
+        if not problems:
             shutil.rmtree(folder)
 
     with ThreadPoolExecutor(given.at_once) as pool:

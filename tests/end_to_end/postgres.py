@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, with a password, its data in a temporary folder."""
+"""A PostgreSQL server for one test, with a password, its data in a temporary folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from command import free_port, wait_until
 
 ADMINISTRATOR = "postgres"
 
-# Ends the server and takes its folder away when whoever started it says so, or is no more: both
-# close the pipe that is read here. It does not obey a terminal's Ctrl-C, being in no terminal.
+# Runs the server until stdin is closed, by the process that started it or by that process's end;
+# then removes its folder. Ctrl-C does not reach it, because it has a session of its own.
 GUARD = """
 folder=$1 host=$2 port=$3
 initdb -D "$folder/data" -U "$4" --pwfile="$folder/password" --auth=scram-sha-256 \
@@ -36,7 +36,7 @@ rm -rf "$folder"
 
 
 def _programs() -> Path | None:
-    """Return the folder that has PostgreSQL's server: on the path, else Debian's newest."""
+    """Return the folder of PostgreSQL's server programs: from PATH, else Debian's newest."""
     folders = [Path(folder) for folder in os.get_exec_path()]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((f for f in folders if (f / "initdb").exists() and (f / "postgres").exists()), None)
@@ -44,24 +44,24 @@ def _programs() -> Path | None:
 
 PROGRAMS = _programs()
 HAS_POSTGRES = PROGRAMS is not None and importlib.util.find_spec("psycopg") is not None
-NO_POSTGRES = "no PostgreSQL server here (Debian: postgresql), or not the extra `server`"
+NO_POSTGRES = "needs a PostgreSQL server (Debian: postgresql) and the extra `server`"
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server that runs, and what it takes to be let in."""
+    """A running server, and how to connect to it."""
 
     host: str
     port: int
     password: str  # of the administrator
 
     def uri(self, database: str) -> str:
-        """Return a database's URI with the administrator's name and password in it."""
+        """Return the URI of a database, with the administrator's name and password."""
         return f"postgresql://{ADMINISTRATOR}:{self.password}@{self.host}:{self.port}/{database}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What has libpq's programs (psql, pg_dump) reach the server as its administrator."""
+        """Variables with which psql and pg_dump connect to the server as its administrator."""
         assert PROGRAMS is not None, NO_POSTGRES
         return {
             "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
@@ -71,8 +71,8 @@ class Postgres:
             "PGPASSWORD": self.password,
         }
 
-    def made(self, database: str) -> str:
-        """Make an empty database; return its URI."""
+    def create(self, database: str) -> str:
+        """Create an empty database; return its URI."""
         import psycopg
 
         with psycopg.connect(self.uri(ADMINISTRATOR), autocommit=True) as connection:
@@ -82,9 +82,9 @@ class Postgres:
 
 @contextlib.contextmanager
 def postgres(host: str = "127.0.0.1") -> Iterator[Postgres]:
-    """Start a PostgreSQL that listens at ``host``; yield it once it lets us in.
+    """Start a server that listens at ``host``; yield it once it accepts connections.
 
-    All hosts of that address's network may come in, with the password.
+    All hosts of that address's network may connect with the password.
     """
     assert PROGRAMS is not None, NO_POSTGRES
     server = Postgres(host, free_port(host), secrets.token_hex(12))
@@ -104,7 +104,7 @@ def postgres(host: str = "127.0.0.1") -> Iterator[Postgres]:
         extra_groups=[] if os.geteuid() == 0 else None,
     )
     try:
-        wait_until(lambda: _lets_us_in(server, guard, folder / "log"), 60, "PostgreSQL")
+        wait_until(lambda: _accepts(server, guard, folder / "log"), 60, "PostgreSQL")
         yield server
     finally:
         guard.communicate(timeout=60)  # closes the pipe
@@ -112,14 +112,14 @@ def postgres(host: str = "127.0.0.1") -> Iterator[Postgres]:
 
 
 def _user() -> pwd.struct_passwd:
-    """Return who runs the server: never root, whom PostgreSQL refuses."""
+    """Return the user that runs the server: never root, because PostgreSQL refuses it."""
     if os.geteuid():
         return pwd.getpwuid(os.geteuid())
     names = [each.pw_name for each in pwd.getpwall()]
     return pwd.getpwnam("postgres" if "postgres" in names else "nobody")
 
 
-def _lets_us_in(server: Postgres, guard: subprocess.Popen[bytes], log: Path) -> bool:
+def _accepts(server: Postgres, guard: subprocess.Popen[bytes], log: Path) -> bool:
     import psycopg
 
     assert guard.poll() is None, f"PostgreSQL did not start:\n{log.read_text()}"

@@ -1,7 +1,7 @@
-"""A Ray cluster of several nodes on this machine, in a process of its own.
+"""A Ray cluster of several nodes on this machine, in a separate process.
 
-Run as a program it makes the nodes that lines on its stdin ask for: ``add CPUS [PYTHONPATH]``,
-``remove`` (the oldest, with no word of goodbye), and answers each with a line.
+As a program it reads commands from stdin, and prints a line after each: ``add CPUS [PYTHONPATH]``
+adds a node, ``remove`` kills the oldest one without a message to the head.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from command import MARK, REPOSITORY, kill_all
 
 HERE = Path(__file__)
-# a node that is gone is missed after three seconds, not after a minute
+# a lost node is noticed after three seconds, not after a minute
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "500",
@@ -30,26 +30,26 @@ HEALTH = {
 
 
 class Nodes:
-    """A cluster; its head has no CPUs."""
+    """A running cluster; its head has no CPUs."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.address = self._answer()
+        self.address = self._next_answer()
 
     def add(self, cpus: int, code: Path = REPOSITORY) -> None:
         """Add a node whose workers find the packages in the folder ``code``."""
-        self._ask(f"add {cpus} {code}")
+        self._send(f"add {cpus} {code}")
 
     def remove(self) -> None:
         """Kill the oldest node."""
-        self._ask("remove")
+        self._send("remove")
 
-    def _ask(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         print(line, file=self._process.stdin, flush=True)
-        assert self._answer() == "done"
+        assert self._next_answer() == "done"
 
-    def _answer(self) -> str:
+    def _next_answer(self) -> str:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("> "):
@@ -59,15 +59,15 @@ class Nodes:
 
 @contextlib.contextmanager
 def several_nodes() -> Iterator[Nodes]:
-    """Start a cluster; whatever is left of it is killed at the end."""
+    """Start a cluster; kill all of its processes at the end."""
     mark = uuid.uuid4().hex
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = f"{REPOSITORY}{os.pathsep}{HERE.parent}"
-    # a short name: Ray's sockets are below it
+    # a short name, because Ray's sockets are in this folder
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
             [sys.executable, str(HERE)],
-            env={**kept, **HEALTH, MARK: mark, "RAY_TMPDIR": folder, "PYTHONPATH": path},
+            env={**environment, **HEALTH, MARK: mark, "RAY_TMPDIR": folder, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,7 +82,7 @@ def several_nodes() -> Iterator[Nodes]:
 
 
 def serve() -> None:
-    """Make the nodes that stdin asks for."""
+    """Add and remove nodes as stdin says."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -97,13 +97,16 @@ def serve() -> None:
                 node = cluster.add_node(num_cpus=int(cpus), env_vars={"PYTHONPATH": path})
                 nodes.append(node)
             case ["remove"]:
-                end_workers(nodes[0])
+                kill_workers(nodes[0])
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)
         print("> done", flush=True)
 
 
-def end_workers(node: Any) -> None:
-    """Kill a node's workers, before anybody can say so: left alone they would end their trials."""
+def kill_workers(node: Any) -> None:
+    """Kill a node's workers; the node is stopped first, so that it cannot report their end.
+
+    If the workers stayed alive, they would still finish their trials.
+    """
     (raylet,) = (each.process.pid for each in node.all_processes["raylet"])
     os.kill(raylet, signal.SIGSTOP)
     for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split():

@@ -1,6 +1,6 @@
-"""What a user is told who gives something that cannot be used.
+"""Bad input ends the command with exit code 2 and one line of error, before the first trial.
 
-Each case is a process of its own; those of the selected tests run side by side, once.
+Each case is one process. The cases of the selected tests run once, some in parallel.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from command import Ended, few_trips, free_port, search, written
+from command import Result, few_trips, free_port, start_search, write_trips
 from conftest import NewStore
 
 AT_ONCE = 3
-ANSWER_WITHIN_S = 15  # INTERFACE: a tracking server that is not there
+ANSWER_WITHIN_S = 15  # INTERFACE: for a tracking server that does not answer
 TIMEOUT_S = 60
 POINT = {
-    **{"max_depth": 10, "learning_rate": 0.1, "reg_alpha": 0.1, "reg_lambda": 0.1},
+    "max_depth": 10,
+    "learning_rate": 0.1,
+    "reg_alpha": 0.1,
+    "reg_lambda": 0.1,
     "min_child_weight": 1.0,
 }
 QUOTED = "somebody's"
@@ -34,23 +37,23 @@ QUOTED = "somebody's"
 
 @dataclass(frozen=True)
 class Case:
-    """A command line that cannot be used. ``{...}`` stands for what the world holds."""
+    """A command line that is refused. ``{...}`` is replaced from the fixture ``placeholders``."""
 
     name: str
     arguments: str
-    mentions: tuple[str, ...]  # what the one line says, letter case apart
+    mentions: tuple[str, ...]  # texts in the line of error, upper or lower case
     environment: Mapping[str, str] = field(default_factory=dict)
-    runs: int = 0  # in the store beforehand
-    heavy: bool = True  # it loads the libraries before it ends
+    runs: int = 0  # in the store before the command
+    heavy: bool = True  # the command imports the libraries before it ends
 
 
 def light(name: str, arguments: str, *mentions: str) -> Case:
-    """Return a case that ends while the command line is read."""
+    """Return a case that is refused while the command line is parsed."""
     return Case(name, arguments, mentions, heavy=False)
 
 
 def heavy(name: str, arguments: str, *mentions: str) -> Case:
-    """Return a case that ends later."""
+    """Return a case that is refused later."""
     return Case(name, arguments, mentions)
 
 
@@ -81,27 +84,34 @@ CASES = (
     heavy(
         "empty-file",
         "--train-data {folder}/empty.parquet --valid-data {folder}/valid.parquet",
-        *("empty.parquet", "empty"),
+        "empty.parquet",
+        "empty",
     ),
     heavy(
         "not-parquet",
         "--train-data {folder}/train.csv --valid-data {folder}/text.parquet",
-        *("text.parquet", "parquet"),
+        "text.parquet",
+        "parquet",
     ),
     heavy(
         "missing-column",
         "--train-data {folder}/no-pickup.parquet --valid-data {folder}/valid.parquet",
-        *("no-pickup.parquet", "lpep_pickup_datetime", "PULocationID"),
+        "no-pickup.parquet",
+        "lpep_pickup_datetime",
+        "PULocationID",
     ),
     heavy(
         "no-row-left",
         "--train-data {folder}/standing.csv --valid-data {folder}/valid.parquet",
-        *("standing.csv", "30", "1 minute"),
+        "standing.csv",
+        "30",
+        "1 minute",
     ),
     heavy(
         "no-known-zone-pair",
         "--train-data {folder}/train.csv --valid-data {folder}/elsewhere.parquet",
-        *("elsewhere.parquet", "zone pair"),
+        "elsewhere.parquet",
+        "zone pair",
     ),
     heavy("unknown-trainable", f"{GOOD} --trainable forest", "forest", "xgboost, lasso"),
     heavy("trainable-that-raises", f"{GOOD} --trainable raises:MODEL", "raises"),
@@ -110,7 +120,11 @@ CASES = (
     heavy(
         "point-outside",
         f"{GOOD} --initial-points {{folder}}/outside.json",
-        *("outside.json", "point 2", "max_depth", "500", "100"),
+        "outside.json",
+        "point 2",
+        "max_depth",
+        "500",
+        "100",
     ),
     heavy("points-no-json", f"{GOOD} --initial-points {{folder}}/text.parquet", "text.parquet"),
     heavy(
@@ -119,19 +133,24 @@ CASES = (
         "{closed}",
     ),
     Case(
-        *("server-of-the-environment-refuses", GOOD, ("{refusing}", "403")),
-        {"MLFLOW_TRACKING_URI": "http://127.0.0.1:{refusing}"},
+        "server-of-the-environment-refuses",
+        GOOD,
+        mentions=("{refusing}", "403"),
+        environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:{refusing}"},
     ),
     heavy("server-hangs", f"{GOOD} --tracking-uri http://127.0.0.1:{{hanging}}", "{hanging}"),
     heavy(
         "store-no-database",
         f"{GOOD} --tracking-uri sqlite:///{{folder}}/train.csv",
-        *("train.csv", "database"),
+        "train.csv",
+        "database",
     ),
     heavy(
         "experiment-deleted",
         f"{GOOD} --experiment-name 'gone for good'",
-        *("gone for good", "deleted", "restore"),
+        "gone for good",
+        "deleted",
+        "restore",
     ),
     Case("name-taken", f"{GOOD} --name taken", ("taken", "--name"), runs=2),
     Case("name-with-a-quote-taken", f'{GOOD} --name "{QUOTED}"', (QUOTED, "--name"), runs=2),
@@ -139,20 +158,23 @@ CASES = (
         "more-cpus-than-there-are",
         "--train-data {folder}/train.csv {folder}/nan.csv --valid-data {folder}/valid.parquet "
         "--cpus-per-trial 10000 --num-samples 1",
-        *("--cpus-per-trial", "10000"),
+        "--cpus-per-trial",
+        "10000",
     ),
     heavy(
         "no-cluster-there",
         f"{GOOD} --address 127.0.0.1:1 --trainable linear",
-        *("--address", "127.0.0.1:1"),
+        "--address",
+        "127.0.0.1:1",
     ),
     heavy(
         "model-name-mlflow-refuses",
         f"{GOOD} --registered-model taxi/duration --trainable lasso --set alpha=1",
-        *("--registered-model", "taxi/duration"),
+        "--registered-model",
+        "taxi/duration",
     ),
 )
-EVERY = [
+ALL_CASES = [
     pytest.param(case.name, id=case.name, marks=[pytest.mark.slow] if case.heavy else [])
     for case in CASES
 ]
@@ -160,27 +182,27 @@ EVERY = [
 
 @dataclass(frozen=True)
 class Server:
-    """A tracking server that is none, and when each connection to it was made."""
+    """A port that is no tracking server, and the times of connections to it."""
 
     port: int
-    met_s: list[float]  # seconds since the epoch
+    connected_s: list[float]  # seconds since the epoch
 
 
 @pytest.fixture(scope="module")
 def hanging() -> Iterator[Server]:
-    met_s: list[float] = []
-    kept: list[socket.socket] = []
+    connected_s: list[float] = []
+    connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def accept() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    kept.append(listening.accept()[0])  # and never a word
-                    met_s.append(time.time())
+                    connections.append(listening.accept()[0])  # and never answer
+                    connected_s.append(time.time())
 
         threading.Thread(target=accept, daemon=True).start()
-        yield Server(listening.getsockname()[1], met_s)
-    for connection in kept:
+        yield Server(listening.getsockname()[1], connected_s)
+    for connection in connections:
         connection.close()
 
 
@@ -205,22 +227,22 @@ def refusing() -> Iterator[Server]:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     good = few_trips()
-    written(good, folder / "train.csv")
-    written(good, folder / "valid.parquet")
-    written(good.drop(columns="lpep_pickup_datetime"), folder / "no-pickup.parquet")
-    written(few_trips(minutes=0), folder / "standing.csv")
-    written(few_trips(first_zone=201), folder / "elsewhere.parquet")
+    write_trips(good, folder / "train.csv")
+    write_trips(good, folder / "valid.parquet")
+    write_trips(good.drop(columns="lpep_pickup_datetime"), folder / "no-pickup.parquet")
+    write_trips(few_trips(minutes=0), folder / "standing.csv")
+    write_trips(few_trips(first_zone=201), folder / "elsewhere.parquet")
     distances = good["trip_distance"].mask(good.index < 2)
-    written(good.assign(trip_distance=distances), folder / "nan.csv")
+    write_trips(good.assign(trip_distance=distances), folder / "nan.csv")
     (folder / "empty.parquet").touch()
-    (folder / "text.parquet").write_text("these are no trips\n")
+    (folder / "text.parquet").write_text("not a file of trips\n")
     (folder / "outside.json").write_text(json.dumps([POINT, {**POINT, "max_depth": 500}]))
     return folder
 
 
 @pytest.fixture(scope="module")
-def world(inputs: Path, hanging: Server, refusing: Server) -> dict[str, str]:
-    """What the braces in the table stand for."""
+def placeholders(inputs: Path, hanging: Server, refusing: Server) -> dict[str, str]:
+    """The values of ``{...}`` in the cases."""
     return {
         "folder": str(inputs),
         "closed": str(free_port()),
@@ -230,110 +252,113 @@ def world(inputs: Path, hanging: Server, refusing: Server) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(
+def results(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    world: Mapping[str, str],
+    placeholders: Mapping[str, str],
     new_store: NewStore,
-) -> dict[str, Ended]:
-    """Every case that a selected test asks for, run to its end."""
+) -> dict[str, Result]:
+    """The result of every case that a selected test needs."""
     from mlflow import MlflowClient
 
-    def prepared(case: Case) -> Path:
+    def prepare(case: Case) -> Path:
         folder = tmp_path_factory.mktemp(case.name)
         client = MlflowClient(new_store(folder))
         if case.name == "experiment-deleted":
             client.delete_experiment(client.create_experiment("gone for good"))
         if case.runs:
-            made = client.create_experiment("nyc-taxi-experiment")
+            experiment_id = client.create_experiment("nyc-taxi-experiment")
             for name in ("taken", QUOTED):
-                client.create_run(made, tags={"search.role": "search"}, run_name=name)
+                client.create_run(experiment_id, tags={"search.role": "search"}, run_name=name)
         if "raises" in case.arguments:
             (folder / "raises.py").write_text("MODEL = 1 / 0\n")
         return folder
 
-    def run(case: Case, folder: Path) -> Ended:
-        arguments = shlex.split(case.arguments.format(**world))
-        environment = {name: text.format(**world) for name, text in case.environment.items()}
-        with search(arguments, folder, environment) as command:
-            return command.ended(TIMEOUT_S)
+    def run(case: Case, folder: Path) -> Result:
+        arguments = shlex.split(case.arguments.format(**placeholders))
+        environment = {name: text.format(**placeholders) for name, text in case.environment.items()}
+        with start_search(arguments, folder, environment) as command:
+            return command.wait(TIMEOUT_S)
 
-    asked = {
+    selected = {
         item.callspec.params["name"]
         for item in request.session.items
         if item.path == request.path and isinstance(item, pytest.Function)
         if "name" in getattr(getattr(item, "callspec", None), "params", {})
     }
-    cases = [case for case in CASES if case.name in asked]
-    folders = [prepared(case) for case in cases]
+    cases = [case for case in CASES if case.name in selected]
+    folders = [prepare(case) for case in cases]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        ended = pool.map(run, cases, folders)
-        return {case.name: end for case, end in zip(cases, ended, strict=True)}
+        found = pool.map(run, cases, folders)
+        return {case.name: result for case, result in zip(cases, found, strict=True)}
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL_CASES)
 def test_bad_input_ends_with_2_and_one_line(
-    name: str, outcomes: Mapping[str, Ended], world: Mapping[str, str]
+    name: str, results: Mapping[str, Result], placeholders: Mapping[str, str]
 ) -> None:
-    """The user reads one line that names the thing; a script sees exit code 2 and no output."""
-    case, ended = _case(name), outcomes[name]
-    assert ended.code == 2, ended.stderr
-    assert ended.stdout == ""
-    *before, last = ended.said
+    """The last line on stderr names what is wrong; exit code 2; nothing on stdout."""
+    case, result = _case(name), results[name]
+    assert result.code == 2, result.stderr
+    assert result.stdout == ""
+    *before, last = result.stderr_lines
     assert [line for line in before if not re.match("(train|valid|test): ", line)] == []
-    assert not re.search("Traceback|^  File ", ended.stderr, re.MULTILINE)
+    assert not re.search("Traceback|^  File ", result.stderr, re.MULTILINE)
     for mention in case.mentions:
-        assert mention.format(**world).lower() in last.lower()
+        assert mention.format(**placeholders).lower() in last.lower()
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_bad_input_starts_no_trial(name: str, outcomes: Mapping[str, Ended]) -> None:
-    """What cannot be used leaves no run behind in MLflow."""
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_bad_input_makes_no_run(name: str, results: Mapping[str, Result]) -> None:
+    """No run is added to MLflow."""
     from mlflow import MlflowClient
 
-    case, ended = _case(name), outcomes[name]
-    client = MlflowClient(ended.store)
+    case, result = _case(name), results[name]
+    client = MlflowClient(result.store)
     experiments = [each.experiment_id for each in client.search_experiments()]
     assert len(client.search_runs(experiments)) == case.runs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["server-absent"])
-def test_an_absent_server_is_told_within_15_seconds(
-    name: str, outcomes: Mapping[str, Ended]
+def test_absent_server_is_reported_within_15_seconds(
+    name: str, results: Mapping[str, Result]
 ) -> None:
-    """Nobody waits for a server that is not there."""
-    ended = outcomes[name]
-    assert ended.ended_s - ended.started_s < ANSWER_WITHIN_S
+    """The command does not wait for a server that does not exist."""
+    result = results[name]
+    assert result.ended_s - result.started_s < ANSWER_WITHIN_S
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["server-hangs"])
-def test_a_hanging_server_is_told_within_15_seconds(
-    name: str, outcomes: Mapping[str, Ended], hanging: Server
+def test_hanging_server_is_reported_within_15_seconds(
+    name: str, results: Mapping[str, Result], hanging: Server
 ) -> None:
-    """Nobody waits longer for a server that takes the connection and never answers."""
-    assert hanging.met_s, "the server was never asked"
-    assert outcomes[name].ended_s - hanging.met_s[0] < ANSWER_WITHIN_S
+    """A server that accepts the connection and never answers is waited for no longer."""
+    assert hanging.connected_s, "the command has never connected to the server"
+    assert results[name].ended_s - hanging.connected_s[0] < ANSWER_WITHIN_S
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["more-cpus-than-there-are"])
 def test_trips_without_distance_are_dropped_and_counted(
-    name: str, outcomes: Mapping[str, Ended]
+    name: str, results: Mapping[str, Result]
 ) -> None:
-    """A distance that is not there costs its row, and the user is told how many went."""
-    line = next(line for line in outcomes[name].said if line.startswith("train: "))
+    """The message about the training data counts the rows without a distance."""
+    lines = results[name].stderr_lines
+    line = next(line for line in lines if line.startswith("train: "))
     assert "58 trips" in line
     assert "2 no distance" in line
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["name-of-the-folder-above"])
-def test_a_name_leads_to_no_other_folder(name: str, outcomes: Mapping[str, Ended]) -> None:
-    """Whatever a search is called, it writes, and clears away, in its state folder only."""
-    made = {path.name for path in outcomes[name].folder.iterdir()}
-    kept = {entry for entry in made if not entry.startswith(("stdout-", "stderr-"))}
+def test_search_name_cannot_leave_the_state_folder(
+    name: str, results: Mapping[str, Result]
+) -> None:
+    """A search writes to and deletes from its state folder only, whatever its name is."""
+    names = {path.name for path in results[name].folder.iterdir()}
+    kept = {entry for entry in names if not entry.startswith(("stdout-", "stderr-"))}
     assert kept - {".search"} == {"mlflow.db"}
 
 

@@ -1,4 +1,4 @@
-"""The fault campaign's short form: each kind of fault once, at moments that are always the same."""
+"""The short form of the fault campaign: each kind of fault once, with fixed seeds."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Campaign = dict[str, Future[list[str]]]
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """All faults, some at a time; the first test to ask waits for the undisturbed search."""
+    """All faults, some in parallel; the first test also waits for the search without a fault."""
     top = tmp_path_factory.mktemp("faults")
-    undisturbed = faults.undisturbed_trials(top / "undisturbed")
+    expected = faults.run_without_fault(top / "no-fault")
     pool = ThreadPoolExecutor(faults.AT_ONCE)
     return {
-        kind: pool.submit(faults.suffered, kind, top / f"{number}", number, undisturbed)
+        kind: pool.submit(faults.run_with_fault, kind, top / f"{number}", number, expected)
         for number, kind in enumerate(faults.kinds())
     }
 
 
 @pytest.mark.parametrize("kind", faults.FAULTS)
 def test_nothing_is_lost(kind: str, campaign: Campaign) -> None:
-    """As many trials as asked, one run each, none RUNNING, the undisturbed search's results."""
+    """Every trial has one run, no run is RUNNING, and the outcomes are those without a fault."""
     if kind not in campaign:
         pytest.skip("only root may mount a small disk")
     assert campaign[kind].result() == []

@@ -1,4 +1,4 @@
-"""Extending a search, resuming one that is done, starting from another, and what is refused."""
+"""A search is extended, resumed when complete, warm-started from another; what is refused."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ from pathlib import Path
 
 import faults
 import pytest
-from command import Ended, few_trips, searched, written
+from command import Result, few_trips, run_search, write_trips
 
 pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
 class Extended:
-    """A search of half the trials, extended to all, and resumed once more."""
+    """A search of half the trials, then extended to all of them, then resumed once more."""
 
-    scene: faults.Scene
-    half: Ended
-    extended: Ended
-    again: Ended
+    scenario: faults.Scenario
+    half: Result
+    extended: Result
+    again: Result
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
-    scene = faults.Scene(tmp_path_factory.mktemp("extended"), random.Random(0))
-    with scene.start(trials=faults.TRIALS // 2) as command:
-        scene.end(command, 0)
+    scenario = faults.Scenario(tmp_path_factory.mktemp("extended"), random.Random(0))
+    with scenario.start(trials=faults.TRIALS // 2) as command:
+        scenario.wait(command, 0)
     extend = ["--resume", faults.NAME, "--num-samples", str(faults.TRIALS)]
     for options in (extend, extend[:2]):
-        scene.ends.append(searched([*options, "--tracking-uri", scene.uri], scene.folder))
-    return Extended(scene, *scene.ends)
+        result = run_search([*options, "--tracking-uri", scenario.uri], scenario.folder)
+        scenario.results.append(result)
+    half, whole, again = scenario.results
+    return Extended(scenario, half, whole, again)
 
 
-def test_extending_gives_the_whole_search(
+def test_extended_search_has_the_trials_of_one_search(
     extended: Extended, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Half and half again are the trials that one search of all would have run."""
-    assert [ended.code for ended in (extended.half, extended.extended)] == [0, 0]
-    undisturbed = faults.undisturbed_trials(tmp_path_factory.mktemp("undisturbed"))
-    assert faults.told(extended.scene.trials()) == undisturbed
-    assert faults.lost(extended.scene, undisturbed) == []
+    """Half of the trials, then the other half: the same trials as in one search of all."""
+    assert [result.code for result in (extended.half, extended.extended)] == [0, 0]
+    expected = faults.run_without_fault(tmp_path_factory.mktemp("no-fault"))
+    assert faults.trial_outcomes(extended.scenario.trials()) == expected
+    assert faults.find_problems(extended.scenario, expected) == []
 
 
-def test_a_complete_search_says_so(extended: Extended) -> None:
-    """There is nothing to do, and nothing is done."""
+def test_resuming_complete_search_does_nothing(extended: Extended) -> None:
+    """The command reports that the search is complete, and ends well."""
     assert extended.again.code == 0
     assert "complete" in extended.again.stderr
 
@@ -69,49 +71,49 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("options", REFUSED)
-def test_what_cannot_go_on_is_refused(options: str, extended: Extended) -> None:
-    """One line that names the thing, exit code 2, and not a run more."""
-    before = len(extended.scene.runs())
-    uri = ["--tracking-uri", extended.scene.uri]
-    ended = searched([*shlex.split(options), *uri], extended.scene.folder)
-    assert ended.code == 2, ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_impossible_resume_or_warm_start_is_refused(options: str, extended: Extended) -> None:
+    """The error is one line that names the option; exit code 2; no new run."""
+    before = len(extended.scenario.runs())
+    uri = ["--tracking-uri", extended.scenario.uri]
+    result = run_search([*shlex.split(options), *uri], extended.scenario.folder)
+    assert result.code == 2, result.stderr
+    assert "Traceback" not in result.stderr
     for word in REFUSED[options]:
-        assert word in ended.said[-1]
-    assert len(extended.scene.runs()) == before
+        assert word in result.stderr_lines[-1]
+    assert len(extended.scenario.runs()) == before
 
 
-def test_other_rows_are_refused(extended: Extended) -> None:
-    """The trials of one search were scored on the same rows."""
-    trips = extended.scene.folder / "trips.parquet"
-    kept = trips.read_bytes()
-    written(few_trips(rows=31), trips)
+def test_resume_with_other_rows_is_refused(extended: Extended) -> None:
+    """All trials of one search are scored on the same rows."""
+    trips = extended.scenario.folder / "trips.parquet"
+    original = trips.read_bytes()
+    write_trips(few_trips(rows=31), trips)
     try:
-        assert "data.digest" in _refused(extended.scene.folder, extended.scene.uri)
+        assert "data.digest" in _refusal(extended.scenario.folder, extended.scenario.uri)
     finally:
-        trips.write_bytes(kept)
+        trips.write_bytes(original)
 
 
-def test_another_space_is_refused(extended: Extended) -> None:
-    """What the trials were drawn from is part of what the searcher is told."""
-    model = extended.scene.folder / "stepwise.py"
-    kept = model.read_text()
-    model.write_text(kept.replace('hp.uniform("x", -1, 1)', 'hp.uniform("x", -2, 1)'))
+def test_resume_with_other_search_space_is_refused(extended: Extended) -> None:
+    """The searcher can only learn from trials of the same space."""
+    model = extended.scenario.folder / "stepwise.py"
+    original = model.read_text()
+    model.write_text(original.replace('hp.uniform("x", -1, 1)', 'hp.uniform("x", -2, 1)'))
     try:
-        assert "space.digest" in _refused(extended.scene.folder, extended.scene.uri)
+        assert "space.digest" in _refusal(extended.scenario.folder, extended.scenario.uri)
     finally:
-        model.write_text(kept)
+        model.write_text(original)
 
 
-def _refused(folder: Path, uri: str) -> str:
-    ended = searched(["--resume", faults.NAME, "--tracking-uri", uri], folder)
-    assert ended.code == 2, ended.stderr
-    return ended.said[-1]
+def _refusal(folder: Path, uri: str) -> str:
+    result = run_search(["--resume", faults.NAME, "--tracking-uri", uri], folder)
+    assert result.code == 2, result.stderr
+    return result.stderr_lines[-1]
 
 
-def test_a_search_begins_with_what_another_learned(extended: Extended) -> None:
-    """The warm start tells every scored trial, and the random phase is that much shorter."""
-    with extended.scene.start(1, "warm", "--warm-start", faults.NAME) as command:
-        ended = command.ended(120)
-    assert ended.code == 0, ended.stderr
-    assert f"warm start: {faults.TRIALS} of {faults.TRIALS} scored trials" in ended.stderr
+def test_warm_start_reads_all_scored_trials(extended: Extended) -> None:
+    """The searcher learns from every scored trial of the other search."""
+    with extended.scenario.start(1, "warm", "--warm-start", faults.NAME) as command:
+        result = command.wait(120)
+    assert result.code == 0, result.stderr
+    assert f"warm start: {faults.TRIALS} of {faults.TRIALS} scored trials" in result.stderr

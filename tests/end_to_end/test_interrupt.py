@@ -1,7 +1,7 @@
-"""What is kept when a search is ended before its last trial.
+"""What is kept of a search that is ended before its last trial.
 
-The trials are of a trainable of the user's own, in the folder where the command is run: two
-that end at once, then two that would take a quarter of an hour.
+The trials use a trainable of the user, which is in the folder where the command runs: two trials
+that end at once, then two that would take 15 minutes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 from command import (
     Command,
-    Ended,
+    Result,
     Screen,
     few_trips,
     processes,
-    search,
+    start_search,
     wait_until,
-    written,
+    write_trips,
 )
 
 pytestmark = pytest.mark.slow
 
 NAME = "waiting for long"
-BUDGET_S = 60  # two trials that end at once must have ended, also while the machine is busy
+BUDGET_S = 60  # enough for the two short trials, also on a busy machine
 LONG_S = 900.0
 WAITING = """
 import time
@@ -65,35 +65,37 @@ WAITING = Waiting()
 """
 
 
-def waiting(folder: Path) -> list[str]:
-    """Put everything into ``folder`` that a search of waiting trials needs; return its options."""
+def prepare_waiting(folder: Path) -> list[str]:
+    """Write the files of a search of waiting trials into ``folder``; return its options."""
     (folder / "waiting.py").write_text(WAITING)
     points = [{"seconds": seconds} for seconds in (0.0, 0.0, LONG_S, LONG_S)]
     (folder / "points.json").write_text(json.dumps(points))
     trips = few_trips()
     distances = trips["trip_distance"].mask(trips.index < 2)
-    written(trips.assign(trip_distance=distances), folder / "train.csv")
-    written(trips, folder / "valid.parquet")
-    return [
-        *("--train-data", "train.csv", "--valid-data", "valid.parquet"),
-        *("--trainable", "waiting:WAITING", "--initial-points", "points.json"),
-        *("--num-samples", "6", "--max-concurrent", "2", "--name", NAME),
-    ]
+    write_trips(trips.assign(trip_distance=distances), folder / "train.csv")
+    write_trips(trips, folder / "valid.parquet")
+    data = ["--train-data", "train.csv", "--valid-data", "valid.parquet"]
+    what = ["--trainable", "waiting:WAITING", "--initial-points", "points.json"]
+    how = ["--num-samples", "6", "--max-concurrent", "2", "--name", NAME]
+    return [*data, *what, *how]
 
 
-def out_of_time_on_a_terminal(folder: Path) -> tuple[Ended, bytes]:
-    """Run a search that its budget ends; return it, and what came to its terminal."""
-    options = [*waiting(folder), "--time-budget", f"{BUDGET_S}s", "--json"]
-    with Screen() as screen, search(options, folder, screen.environment, screen.end) as command:
-        ended = command.ended(240)
-    return ended, screen.shown
+def run_with_budget_on_terminal(folder: Path) -> tuple[Result, bytes]:
+    """Run a search that its time budget ends; return its result and its terminal output."""
+    options = [*prepare_waiting(folder), "--time-budget", f"{BUDGET_S}s", "--json"]
+    with (
+        Screen() as screen,
+        start_search(options, folder, screen.environment, screen.end) as command,
+    ):
+        result = command.wait(240)
+    return result, screen.output
 
 
-def run_ended_early(way: str, folder: Path, store: str) -> tuple[Ended, bytes]:
+def run_and_end_early(way: str, folder: Path, store: str) -> tuple[Result, bytes]:
     """Run a search and end it in one of the :data:`WAYS`."""
     if way == "budget":
-        return out_of_time_on_a_terminal(folder)
-    with search([*waiting(folder), "--json"], folder) as command:
+        return run_with_budget_on_terminal(folder)
+    with start_search([*prepare_waiting(folder), "--json"], folder) as command:
         wait_until(
             lambda: _two_done_two_running(store, command), 120, "two trials done, two running"
         )
@@ -101,48 +103,52 @@ def run_ended_early(way: str, folder: Path, store: str) -> tuple[Ended, bytes]:
             command.signal_group(signal.SIGINT)  # as Ctrl-C does
         else:
             command.signal_alone(signal.SIGTERM)  # as `kill` does
-        return command.ended(60), b""
+        return command.wait(60), b""
 
 
 @pytest.fixture(scope="module")
-def interrupted(ended_early: dict[str, tuple[Ended, bytes]]) -> dict[str, Ended]:
+def interrupted(ended_early: dict[str, tuple[Result, bytes]]) -> dict[str, Result]:
     return {signal_name: ended_early[signal_name][0] for signal_name in SIGNALS}
 
 
 SIGNALS = ("SIGINT", "SIGTERM")
 WAYS = (*SIGNALS, "budget")
-each_signal = pytest.mark.parametrize("how", SIGNALS)
+each_signal = pytest.mark.parametrize("signal_name", SIGNALS)
 
 
 @each_signal
-def test_an_interrupted_search_ends_with_130(how: str, interrupted: dict[str, Ended]) -> None:
-    """A script sees that the search was ended from outside."""
-    assert interrupted[how].code == 130, interrupted[how].stderr
+def test_interrupted_search_ends_with_130(signal_name: str, interrupted: dict[str, Result]) -> None:
+    """The exit code says that a signal ended the search."""
+    assert interrupted[signal_name].code == 130, interrupted[signal_name].stderr
 
 
 @each_signal
-def test_an_interrupted_search_says_so_calmly(how: str, interrupted: dict[str, Ended]) -> None:
-    """One last line names the search, there is no traceback, and nothing on stdout."""
-    ended = interrupted[how]
-    assert "interrupted" in ended.said[-1]
-    assert NAME in ended.said[-1]
-    assert "Traceback" not in ended.stderr
-    assert "WARNING" not in ended.stderr
-    assert ended.stdout == ""
+def test_interrupted_search_ends_with_one_line(
+    signal_name: str, interrupted: dict[str, Result]
+) -> None:
+    """The last line names the search; no traceback, no warning, nothing on stdout."""
+    result = interrupted[signal_name]
+    assert "interrupted" in result.stderr_lines[-1]
+    assert NAME in result.stderr_lines[-1]
+    assert "Traceback" not in result.stderr
+    assert "WARNING" not in result.stderr
+    assert result.stdout == ""
 
 
 @each_signal
-def test_an_interrupted_parent_is_killed(how: str, interrupted: dict[str, Ended]) -> None:
-    """No parent run stays RUNNING for ever."""
-    (parent,) = _runs(interrupted[how].store, "search")
+def test_parent_run_of_interrupted_search_is_killed(
+    signal_name: str, interrupted: dict[str, Result]
+) -> None:
+    """The parent run does not stay RUNNING."""
+    (parent,) = _runs(interrupted[signal_name].store, "search")
     assert parent.info.status == "KILLED"
     assert parent.info.end_time >= parent.info.start_time
 
 
 @each_signal
-def test_finished_trials_are_kept(how: str, interrupted: dict[str, Ended]) -> None:
-    """What was done before the interruption counts."""
-    first, second, *_ = _trials(interrupted[how].store)
+def test_finished_trials_are_kept(signal_name: str, interrupted: dict[str, Result]) -> None:
+    """Trials that ended before the signal have their status and metrics."""
+    first, second, *_ = _trials(interrupted[signal_name].store)
     for run in (first, second):
         assert run.info.status == "FINISHED"
         assert run.data.tags["search.status"] == "finished"
@@ -150,9 +156,9 @@ def test_finished_trials_are_kept(how: str, interrupted: dict[str, Ended]) -> No
 
 
 @each_signal
-def test_running_trials_are_killed(how: str, interrupted: dict[str, Ended]) -> None:
-    """A trial that was under way says that it was interrupted; no further one was started."""
-    _, _, *rest = _trials(interrupted[how].store)
+def test_running_trials_are_killed(signal_name: str, interrupted: dict[str, Result]) -> None:
+    """Trials that were running are tagged as interrupted, and no other trial was started."""
+    _, _, *rest = _trials(interrupted[signal_name].store)
     assert [run.data.tags["search.trial_id"] for run in rest] == ["0003", "0004"]
     for run in rest:
         assert run.info.status == "KILLED"
@@ -162,37 +168,43 @@ def test_running_trials_are_killed(how: str, interrupted: dict[str, Ended]) -> N
 
 
 @each_signal
-def test_nothing_is_refitted_after_an_interruption(how: str, interrupted: dict[str, Ended]) -> None:
-    """Who interrupts a search wants it to end, and gets no model."""
+def test_interrupted_search_makes_no_refit(
+    signal_name: str, interrupted: dict[str, Result]
+) -> None:
+    """There is no refit run and no registered model."""
     from mlflow import MlflowClient
 
-    assert _runs(interrupted[how].store, "refit") == []
-    assert list(MlflowClient(interrupted[how].store).search_registered_models()) == []
+    store = interrupted[signal_name].store
+    assert _runs(store, "refit") == []
+    assert list(MlflowClient(store).search_registered_models()) == []
 
 
 @each_signal
-def test_no_process_outlives_an_interruption(how: str, interrupted: dict[str, Ended]) -> None:
-    """The interrupted trials do not go on in the background."""
-    mark = interrupted[how].mark
+def test_no_process_survives_an_interrupt(signal_name: str, interrupted: dict[str, Result]) -> None:
+    """The interrupted trials do not continue in the background."""
+    mark = interrupted[signal_name].mark
     wait_until(lambda: not processes(mark), 10, f"all processes gone, left: {processes(mark)}")
 
 
-def test_a_used_up_budget_ends_well(out_of_time: tuple[Ended, bytes]) -> None:
-    """The time budget is a way to end a search, not an error."""
-    ended, screen = out_of_time
-    assert ended.code == 0, screen.decode()
+def test_search_out_of_time_ends_with_0(out_of_time: tuple[Result, bytes]) -> None:
+    """The end of the time budget is not an error."""
+    result, screen = out_of_time
+    assert result.code == 0, screen.decode()
 
 
-def test_a_used_up_budget_counts_every_trial(out_of_time: tuple[Ended, bytes]) -> None:
-    """What finished in time and what was ended are told apart."""
+def test_search_out_of_time_counts_every_trial(out_of_time: tuple[Result, bytes]) -> None:
+    """The report counts finished and interrupted trials separately."""
     assert _report(out_of_time)["trials"] == {
-        **{"finished": 2, "stopped": 0, "failed": 0, "interrupted": 2},
+        "finished": 2,
+        "stopped": 0,
+        "failed": 0,
+        "interrupted": 2,
         "total": 4,
     }
 
 
-def test_a_used_up_budget_ends_running_trials(out_of_time: tuple[Ended, bytes]) -> None:
-    """A trial that the budget ended is KILLED, a finished one FINISHED, the parent too."""
+def test_search_out_of_time_ends_running_trials(out_of_time: tuple[Result, bytes]) -> None:
+    """The runs of interrupted trials are KILLED; finished trials and the parent are FINISHED."""
     store = out_of_time[0].store
     statuses = [run.info.status for run in _trials(store)]
     assert statuses == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
@@ -201,14 +213,14 @@ def test_a_used_up_budget_ends_running_trials(out_of_time: tuple[Ended, bytes]) 
     assert [run.info.status for run in _runs(store, "search")] == ["FINISHED"]
 
 
-def test_a_used_up_budget_is_no_longer_than_asked_for(out_of_time: tuple[Ended, bytes]) -> None:
-    """The search lasts for its budget, not for its trials."""
+def test_search_takes_as_long_as_its_budget(out_of_time: tuple[Result, bytes]) -> None:
+    """The search ends with its budget and does not wait for the running trials."""
     search_s = _report(out_of_time)["seconds"]["search"]
     assert BUDGET_S <= search_s < LONG_S / 4
 
 
-def test_a_used_up_budget_refits_the_best(out_of_time: tuple[Ended, bytes]) -> None:
-    """The best of what finished in time becomes a registered model."""
+def test_search_out_of_time_refits_the_best(out_of_time: tuple[Result, bytes]) -> None:
+    """The best of the finished trials becomes a registered model."""
     report = _report(out_of_time)
     (refit,) = _runs(out_of_time[0].store, "refit")
     assert refit.info.status == "FINISHED"
@@ -217,20 +229,20 @@ def test_a_used_up_budget_refits_the_best(out_of_time: tuple[Ended, bytes]) -> N
     assert report["best"]["trial_id"] in ("0001", "0002")
 
 
-def test_dropped_rows_are_counted(out_of_time: tuple[Ended, bytes]) -> None:
-    """Rows without a distance are in the report, beside the rows that were used."""
+def test_dropped_rows_are_counted(out_of_time: tuple[Result, bytes]) -> None:
+    """The report counts the rows used, and the rows dropped because they have no distance."""
     data = _report(out_of_time)["data"]
     assert (data["train_rows"], data["valid_rows"]) == (28, 30)
     assert data["dropped"] == {"no distance": 2}
 
 
-def _report(out_of_time: tuple[Ended, bytes]) -> dict[str, Any]:
+def _report(out_of_time: tuple[Result, bytes]) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(out_of_time[0].stdout)
     return report
 
 
 def _two_done_two_running(uri: str, command: Command) -> bool:
-    assert command.running, f"it ended before its time:\n{command.stderr}"
+    assert command.running, f"the search ended too early:\n{command.stderr}"
     states = sorted(run.info.status for run in _runs(uri, "trial"))
     return states == ["FINISHED", "FINISHED", "RUNNING", "RUNNING"]
 

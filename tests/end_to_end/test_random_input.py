@@ -1,6 +1,6 @@
-"""Whatever a user hands in, it is used or refused in one line; nothing else comes of it.
+"""Any user input is either used or refused with one line of error.
 
-All that the command does before it starts anything is done here, in this process.
+These tests do in this process what the command does before it starts anything.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import few_trips, written
+from command import few_trips, write_trips
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from search import months, trips
+from search.conduct.plan import planned
 from search.errors import InputError
-from search.plan import planned
-from search.progress import Teller
-from search.searcher import TPESearch
-from search.settings import parse
-from search.trips import COLUMNS
+from search.options.command_line import parse
+from search.options.settings import Settings
+from search.present.progress import Display
+from search.suggest.searcher import TPESearch
+from search.tasks.green_taxi import features, months
+from search.tasks.green_taxi.reading import COLUMNS
 
 any_input = settings(
     max_examples=200,
@@ -43,37 +44,50 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    written(GOOD, tmp_path / "good.parquet")
+    write_trips(GOOD, tmp_path / "good.parquet")
 
 
 def outcome(*argv: str, data: bool = False) -> str:
-    """Return whether the command would start with these words: "used", or "refused"."""
+    """Return whether the command would use these arguments: "used", or "refused".
+
+    ``data``: also read the data and make the feature matrices.
+    """
     try:
-        asked = parse(argv)
-        plan = planned(asked)
-        json.dumps([asked.kept, plan.options()], allow_nan=False)
-        if plan.space.labels:
-            searcher = TPESearch(plan.space, seed=1, score="rmse", first=plan.first)
+        settings = parse(argv)
+        plan = planned(settings)
+        json.dumps([settings.kept, dict(plan.params)], allow_nan=False)
+        if plan.task.space.labels:
+            searcher = TPESearch(plan.task.space, plan.task.metric, seed=1, first=plan.first)
             for number in range(len(plan.first) + 1):
-                proposed = searcher.suggest(str(number))
-                json.dumps(proposed, allow_nan=False)
+                config = searcher.suggest(str(number))
+                json.dumps(config, allow_nan=False)
         if data:
-            located = months.locate(
-                *(asked.train_data, asked.valid_data, asked.test_data),
-                *(asked.data_dir, Teller(io.StringIO())),
-            )
-            prepared = trips.prepare(located.train, located.valid, located.test)
-            matrix = prepared.dataset.train.features
-            assert matrix.shape[0] == len(prepared.train.minutes)
-            assert all(math.isfinite(value) for value in matrix.data)
-            assert all(1 <= minutes <= 60 for minutes in prepared.train.minutes)
-            assert len(prepared.dataset.digest) == 32
+            check_data(settings)
     except InputError as refusal:
         return "refused" if len(str(refusal).splitlines()) == 1 else "refused in many lines"
     return "used"
+
+
+def check_data(settings: Settings) -> None:
+    """Read the trips and make the matrices; check that all values are usable.
+
+    :raises InputError: the data is refused.
+    """
+    located = months.locate(
+        train=settings.task["train_data"],
+        valid=settings.task["valid_data"],
+        test=settings.task["test_data"],
+        source=months.Source(settings.task["data_dir"], Display(io.StringIO())),
+    )
+    prepared = features.prepare(located.train, located.valid, located.test)
+    matrix = prepared.dataset.train.features
+    assert matrix.shape[0] == len(prepared.train.minutes)
+    assert all(math.isfinite(value) for value in matrix.data)
+    assert all(1 <= minutes <= 60 for minutes in prepared.train.minutes)
+    assert len(prepared.dataset.digest) == 32
 
 
 # Trips
@@ -88,9 +102,18 @@ time_texts = st.one_of(
     st.dates().map(str),
     st.sampled_from(
         [
-            *("01/31/2021 12:15:56 AM", "13/31/2021 12:15:56 AM", "2021-01-31 12:15:56+05:00"),
-            *("2021-02-30", "9999-12-31T23:59:59.999999", "0000-01-01", "2021-01-31T24:00:00"),
-            *("now", "2021", "202101", "1e9", "20210131T121556.123456789123"),
+            "01/31/2021 12:15:56 AM",
+            "13/31/2021 12:15:56 AM",
+            "2021-01-31 12:15:56+05:00",
+            "2021-02-30",
+            "9999-12-31T23:59:59.999999",
+            "0000-01-01",
+            "2021-01-31T24:00:00",
+            "now",
+            "2021",
+            "202101",
+            "1e9",
+            "20210131T121556.123456789123",
         ]
     ),
 )
@@ -131,8 +154,8 @@ def any_columns(draw: st.DrawFn, rows: int) -> Any:
     return column.dictionary_encode() if dense and draw(st.booleans()) else column
 
 
-def likely_columns(name: str, rows: int) -> st.SearchStrategy[Any]:
-    """Return columns that look right, with something in them that is not."""
+def plausible_columns(name: str, rows: int) -> st.SearchStrategy[Any]:
+    """Return columns of the right type, some of them with wrong values."""
     start = 1_609_488_000_000_000
     values, kind = {
         "lpep_pickup_datetime": (st.integers(start, start + 600_000_000), pa.timestamp("us")),
@@ -144,8 +167,8 @@ def likely_columns(name: str, rows: int) -> st.SearchStrategy[Any]:
         "DOLocationID": (st.integers(51, 52), pa.int64()),
         "trip_distance": (floats, pa.float64()),
     }[name]
-    worse = values | st.none() | (st.floats() if kind == pa.float64() else INT64)
-    return st.sampled_from([values, worse]).flatmap(
+    with_wrong_values = values | st.none() | (st.floats() if kind == pa.float64() else INT64)
+    return st.sampled_from([values, with_wrong_values]).flatmap(
         lambda chosen: st.lists(chosen, min_size=rows, max_size=rows).map(
             lambda drawn: pa.array(drawn, kind)
         )
@@ -154,11 +177,11 @@ def likely_columns(name: str, rows: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def tables(draw: st.DrawFn) -> Any:
-    """Draw a table that may be one of trips."""
+    """Draw a table that may be usable as trips."""
     rows = draw(st.integers(0, 6))
     odd = draw(st.sets(st.sampled_from(COLUMNS), max_size=2))
     columns = {
-        name: draw(any_columns(rows) if name in odd else likely_columns(name, rows))
+        name: draw(any_columns(rows) if name in odd else plausible_columns(name, rows))
         for name in COLUMNS
     }
     for name in draw(st.sets(st.sampled_from(COLUMNS), max_size=draw(st.sampled_from([0, 0, 2])))):
@@ -171,11 +194,11 @@ def tables(draw: st.DrawFn) -> Any:
 
 
 def csv_of(odd: Sequence[Sequence[str]]) -> bytes:
-    """Return CSV with good rows, and each of these with something good in it."""
+    """Return CSV with good rows, and these rows, whose empty cells are filled from good rows."""
     good = GOOD.astype(str)[list(COLUMNS)].to_numpy().tolist()
     mixed = [
-        [text or kept for text, kept in zip(row, kept_row, strict=True)]
-        for row, kept_row in zip(odd, good, strict=False)
+        [text or good_text for text, good_text in zip(row, good_row, strict=True)]
+        for row, good_row in zip(odd, good, strict=False)
     ]
     return "\n".join(",".join(row) for row in [list(COLUMNS), *good, *mixed]).encode()
 
@@ -183,36 +206,37 @@ def csv_of(odd: Sequence[Sequence[str]]) -> bytes:
 def write_parquet(table: Any, file: Path) -> Path:
     try:
         pq.write_table(table, file)
-    except (pa.ArrowException, ValueError):  # no parquet file can hold that
+    except (pa.ArrowException, ValueError):  # parquet cannot hold it
         assume(False)
     return file
 
 
-def see(found: str) -> None:
+def check(found: str) -> None:
+    """Check an outcome, and count it in hypothesis' statistics."""
     assert found in ("used", "refused")
     event(found)
 
 
-def train_on(file: Path) -> None:
-    see(outcome("--train-data", str(file), "--valid-data", "good.parquet", data=True))
+def check_training_file(file: Path) -> None:
+    check(outcome("--train-data", str(file), "--valid-data", "good.parquet", data=True))
 
 
 class TestTrips:
     @any_input
     @given(table=tables())
-    def test_any_table_to_train_on(self, table: Any, tmp_path: Path) -> None:
+    def test_any_training_table(self, table: Any, tmp_path: Path) -> None:
         """Wrong columns, wrong types, nulls, no rows, infinities, years of any length."""
-        train_on(write_parquet(table, tmp_path / "any.parquet"))
+        check_training_file(write_parquet(table, tmp_path / "any.parquet"))
 
     @any_input
     @given(table=tables(), role=st.sampled_from(["train", "valid", "test"]))
     def test_any_table_in_any_role(self, table: Any, role: str, tmp_path: Path) -> None:
-        """A file that does not go with the others, beside them or in place of them."""
+        """A table that does not match the other files, as one of them or in addition to them."""
         file = str(write_parquet(table, tmp_path / "any.parquet"))
         files = {"train": ["good.parquet"], "valid": ["good.parquet"], "test": ["good.parquet"]}
         files[role] = [file] if role != "train" else ["good.parquet", file]
         words = [word for name in files for word in (f"--{name}-data", *files[name])]
-        see(outcome(*words, data=True))
+        check(outcome(*words, data=True))
 
     @any_input
     @given(
@@ -222,12 +246,12 @@ class TestTrips:
     def test_any_zones(
         self, texts: list[tuple[str, str]], valid: list[tuple[str, str]], tmp_path: Path
     ) -> None:
-        """A zone may be any text."""
+        """Any text may be a zone."""
         for name, pairs in (("train", texts), ("valid", valid)):
             frame = few_trips(len(pairs))
             frame["PULocationID"], frame["DOLocationID"] = zip(*pairs, strict=True)
-            written(frame, tmp_path / f"{name}.parquet")
-        see(outcome("--train-data", "train.parquet", "--valid-data", "valid.parquet", data=True))
+            write_trips(frame, tmp_path / f"{name}.parquet")
+        check(outcome("--train-data", "train.parquet", "--valid-data", "valid.parquet", data=True))
 
     @any_input
     @given(
@@ -235,33 +259,33 @@ class TestTrips:
         odd=st.dictionaries(st.integers(0, 29), time_texts, max_size=2),
     )
     def test_any_times(self, form: str, odd: dict[int, str], tmp_path: Path) -> None:
-        """A time may be written in any way, also in several at once."""
+        """Times in any format, also in several formats in one file."""
         frame = few_trips()
         for name in ("lpep_pickup_datetime", "lpep_dropoff_datetime"):
             texts = frame[name].dt.strftime(form).tolist()
             frame[name] = [odd.get(row, text) for row, text in enumerate(texts)]
-        train_on(written(frame, tmp_path / "any.parquet"))
+        check_training_file(write_trips(frame, tmp_path / "any.parquet"))
 
     @any_input
     @given(data=st.data())
-    def test_a_file_cut_short(self, data: st.DataObject, tmp_path: Path) -> None:
-        """A download that broke off, at any byte."""
-        whole = (tmp_path / "good.parquet").read_bytes()
-        length = data.draw(st.integers(0, len(whole) - 1))
+    def test_truncated_file(self, data: st.DataObject, tmp_path: Path) -> None:
+        """A file that ends after any number of bytes is refused."""
+        content = (tmp_path / "good.parquet").read_bytes()
+        length = data.draw(st.integers(0, len(content) - 1))
         file = tmp_path / "cut.parquet"
-        file.write_bytes(whole[:length])
+        file.write_bytes(content[:length])
         assert outcome("--train-data", str(file), "--valid-data", str(file), data=True) == "refused"
 
     @any_input
     @given(data=st.data())
-    def test_a_file_with_other_bytes(self, data: st.DataObject, tmp_path: Path) -> None:
-        """A disk that is going; its file may still be read, or not."""
+    def test_file_with_changed_bytes(self, data: st.DataObject, tmp_path: Path) -> None:
+        """A damaged file is read or refused."""
         changed = bytearray((tmp_path / "good.parquet").read_bytes())
         for _ in range(data.draw(st.integers(1, 3))):
             changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
         file = tmp_path / "changed.parquet"
         file.write_bytes(changed)
-        train_on(file)
+        check_training_file(file)
 
     @any_input
     @given(
@@ -274,23 +298,26 @@ class TestTrips:
     @example(content=b"PAR1", name="any")
     @example(content=b"\x1f\x8b\x08\x00", name="any.csv.gz")
     def test_any_bytes(self, content: bytes, name: str, tmp_path: Path) -> None:
-        """A file of anything, by any name."""
+        """Any content, with any suffix of the file name."""
         (tmp_path / name).write_bytes(content)
-        train_on(tmp_path / name)
+        check_training_file(tmp_path / name)
 
     @any_input
     @given(name=st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20))
-    def test_any_name_of_a_file(self, name: str) -> None:
-        """What is no file, no pattern, no address and no month is told as such."""
+    def test_any_file_name(self, name: str) -> None:
+        """A name that is no file, no pattern, no URL and no month is refused."""
         assume("://" not in name and not name.startswith(("green:", "-")))
         assume(name not in ("sample", "good.parquet"))
-        see(outcome(f"--train-data={name}", "--valid-data", "good.parquet", data=True))
+        check(outcome(f"--train-data={name}", "--valid-data", "good.parquet", data=True))
 
 
 # Points
 
 POINT = {
-    **{"max_depth": 10, "learning_rate": 0.1, "reg_alpha": 0.1, "reg_lambda": 0.1},
+    "max_depth": 10,
+    "learning_rate": 0.1,
+    "reg_alpha": 0.1,
+    "reg_lambda": 0.1,
     "min_child_weight": 1.0,
 }
 numbers = st.one_of(
@@ -308,9 +335,9 @@ anything: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=8,
 )
-likely_points = st.builds(
-    lambda changed, gone: {
-        name: value for name, value in {**POINT, **changed}.items() if name not in gone
+plausible_points = st.builds(
+    lambda changed, missing: {
+        name: value for name, value in {**POINT, **changed}.items() if name not in missing
     },
     st.dictionaries(st.sampled_from(list(POINT)) | st.text(max_size=5), anything, max_size=2),
     st.sets(st.sampled_from(list(POINT)), max_size=1),
@@ -318,7 +345,7 @@ likely_points = st.builds(
 
 
 def as_json(value: Any) -> str:
-    """Return a value as JSON, with its integers of thousands of digits."""
+    """Return a value as JSON, also with integers of thousands of digits."""
     match value:
         case dict():
             parts = (f"{json.dumps(name)}: {as_json(part)}" for name, part in value.items())
@@ -336,7 +363,9 @@ class TestPoints:
         return tmp_path / "points.json"
 
     @any_input
-    @given(points=anything | st.lists(anything, max_size=3) | st.lists(likely_points, max_size=3))
+    @given(
+        points=anything | st.lists(anything, max_size=3) | st.lists(plausible_points, max_size=3)
+    )
     @example(points=[POINT])
     @example(points=[{**POINT, "max_depth": 10**4_000}])
     @example(points=[{**POINT, "max_depth": math.nan}])
@@ -345,7 +374,7 @@ class TestPoints:
     def test_any_json(self, points: Any, file: Path) -> None:
         """Wrong names, values out of range, lists for numbers, numbers of any size."""
         file.write_text(as_json(points))
-        see(outcome("--initial-points", str(file)))
+        check(outcome("--initial-points", str(file)))
 
     @any_input
     @given(
@@ -355,28 +384,28 @@ class TestPoints:
         )
     )
     def test_any_points_of_a_small_space(self, points: Any, file: Path) -> None:
-        """Each number lies in the space, or is refused."""
+        """A number in the space is used, any other is refused."""
         file.write_text(as_json(points))
-        see(outcome("--trainable", "lasso", "--initial-points", str(file)))
+        check(outcome("--trainable", "lasso", "--initial-points", str(file)))
 
     @any_input
     @given(content=st.binary(max_size=50) | st.text(max_size=50).map(str.encode))
     def test_any_bytes(self, content: bytes, file: Path) -> None:
-        """A file that is no JSON at all."""
+        """A file that is not JSON."""
         file.write_bytes(content)
-        see(outcome("--initial-points", str(file)))
+        check(outcome("--initial-points", str(file)))
 
     @pytest.mark.parametrize("depth", [100, 900, 930, 960, 990, 100_000])
     @pytest.mark.parametrize("around", ["{}", "[{}]", '[{{"max_depth": {}}}]', '[{{"x": {}}}]'])
     @pytest.mark.parametrize("nested", ["[]", '{"a":}'])
     def test_any_depth(self, nested: str, around: str, depth: int, file: Path) -> None:
-        """Lists in lists in lists are refused, however deep."""
+        """Nested lists and objects are refused at any depth."""
         opening, closing = nested[:-1], nested[-1]
         file.write_text(around.format(opening * depth + "1" + closing * depth))
         assert outcome("--initial-points", str(file)) == "refused"
 
     def test_good_points_are_used(self, file: Path) -> None:
-        """What is right is not refused with the rest."""
+        """Points in the space are used."""
         file.write_text(json.dumps([POINT, {**POINT, "max_depth": 11.0}]))
         assert outcome("--initial-points", str(file)) == "used"
 
@@ -392,5 +421,5 @@ class TestSet:
     @example(name="max_depth", value="[" * 2_000)
     @example(name="num_boost_round", value="9" * 290)
     def test_any_value(self, name: str, value: str) -> None:
-        """A value of --set is read as what it is for, or refused."""
-        see(outcome(f"--set={name}={value}"))
+        """A value of --set is read as its parameter's type, or refused."""
+        check(outcome(f"--set={name}={value}"))

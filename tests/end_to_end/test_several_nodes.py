@@ -1,4 +1,4 @@
-"""Nodes leave and join while a search runs, on a real Ray cluster of several nodes."""
+"""Nodes are lost and join while a search runs, on a real Ray cluster of several nodes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import REPOSITORY, Command, Ended, Screen, search, wait_until
+from command import REPOSITORY, Command, Result, Screen, start_search, wait_until
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from several_nodes import several_nodes
@@ -24,62 +24,71 @@ pytestmark = pytest.mark.slow
 
 TRIALS = 12
 NAP = ["--trainable", "benchmarks.toys:NAP", "--scheduler", "none"]
-MIDDLE_MS = (1000, 3500)  # of a nap of 4 s
+MIDDLE_MS = (1000, 3500)  # since the start of a trial of 4 s
 SLEEPER = ["--trainable", "benchmarks.toys:SLEEPER", "--scheduler", "none"]
 BLINK = ["--trainable", "benchmarks.toys:BLINK", "--scheduler", "none"]
 SAMPLE = ["--train-data", "sample", "--valid-data", "sample"]
 
 NewStore = Callable[[Path], str]
-Moved = tuple[Ended, str, float, str]  # the command, its store, when a node went, the terminal
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A search whose nodes have changed while it ran."""
+
+    result: Result
+    uri: str  # of its store
+    removed_ms: float  # when a node was killed
+    screen: str  # the terminal output
 
 
 @pytest.fixture(scope="module")
-def moved(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Moved:
-    """A search that begins before there is a worker, loses a node and gains two."""
-    folder = tmp_path_factory.mktemp("moved")
+def changed(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Changed:
+    """A search that starts without a worker node, gets two, loses one and gets another."""
+    folder = tmp_path_factory.mktemp("changed")
     uri = new_store(folder)
     with several_nodes() as nodes, Screen() as screen:
-        options = [*NAP, *SAMPLE, "--num-samples", str(TRIALS), "--name", "moved", "--json"]
-        there = ["--address", nodes.address]
-        with search([*options, *there], folder, screen.environment, screen.end) as command:
-            wait_until(lambda: b"waiting for one to join" in screen.shown, 60, "a word")
+        options = [*NAP, *SAMPLE, "--num-samples", str(TRIALS), "--name", "changed", "--json"]
+        options += ["--address", nodes.address]
+        with start_search(options, folder, screen.environment, screen.end) as command:
+            wait_until(lambda: b"waiting for one to join" in screen.output, 60, "the message")
             nodes.add(1)
-            wait_until(lambda: b"room for 1 trial" in screen.shown, 60, "the first node seen")
+            wait_until(lambda: b"room for 1 trial" in screen.output, 60, "the first node")
             nodes.add(1)
-            wait_until(lambda: done(uri) >= 2 and in_the_middle(uri) == 2, 60, "both at work")
+            wait_until(lambda: done(uri) >= 2 and in_the_middle(uri) == 2, 60, "a trial on both")
             removed_ms = time.time() * 1000
             nodes.remove()
-            wait_until(lambda: b"is gone" in screen.shown, 60, "the loss noticed")
+            wait_until(lambda: b"is gone" in screen.output, 60, "the message about the loss")
             nodes.add(2)
-            wait_until(lambda: busy(uri) == 3, 60, "the new node at work")
-            return command.ended(120), uri, removed_ms, screen.shown.decode(errors="replace")
+            wait_until(lambda: busy(uri) == 3, 60, "trials on the new node")
+            result = command.wait(120)
+            return Changed(result, uri, removed_ms, screen.output.decode(errors="replace"))
 
 
-def test_all_trials_finish_once(moved: Moved) -> None:
-    ended, uri, _, shown = moved
-    assert ended.code == 0, shown
-    runs = trials(uri)
+def test_all_trials_finish_once(changed: Changed) -> None:
+    assert changed.result.code == 0, changed.screen
+    runs = trials(changed.uri)
     assert Counter(run.data.tags["search.trial_id"] for run in runs) == Counter(
         f"{number:04d}" for number in range(1, TRIALS + 1)
     )
     assert {run.data.tags["search.status"] for run in runs} == {"finished"}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert json.loads(ended.stdout)["trials"]["finished"] == TRIALS
+    assert json.loads(changed.result.stdout)["trials"]["finished"] == TRIALS
 
 
-def test_a_trial_of_the_lost_node_runs_again_in_its_own_run(moved: Moved) -> None:
-    """Its run began before the node went, and holds a fit of later on."""
-    _, uri, removed_ms, _ = moved
+def test_trial_of_lost_node_runs_again_in_the_same_run(changed: Changed) -> None:
+    """Its run started before the node was lost, and its fit started after that."""
     spans = [
         (run.info.start_time, run.info.end_time - run.data.metrics["fit_seconds"] * 1000)
-        for run in trials(uri)
+        for run in trials(changed.uri)
     ]
-    assert sum(start < removed_ms < fit for start, fit in spans) == 1, spans
+    again = [start < changed.removed_ms < fit_start for start, fit_start in spans]
+    assert sum(again) == 1, spans
 
 
-def test_it_says_who_comes_and_goes(moved: Moved) -> None:
-    said = re.findall(r"node \S+ ((?:has joined|is gone); room for \d trials? at once)", moved[3])
-    assert said == [
+def test_messages_name_nodes_that_join_and_are_lost(changed: Changed) -> None:
+    pattern = r"node \S+ ((?:has joined|is gone); room for \d trials? at once)"
+    assert re.findall(pattern, changed.screen) == [
         "has joined; room for 1 trial at once",
         "has joined; room for 2 trials at once",
         "is gone; room for 1 trial at once",
@@ -87,35 +96,35 @@ def test_it_says_who_comes_and_goes(moved: Moved) -> None:
     ]
 
 
-def test_the_display_counts_the_workers(moved: Moved) -> None:
-    """At each moment those that there are."""
-    counts = [int(count) for count in re.findall(r" running on (\d) workers?", moved[3])]
+def test_display_counts_the_workers(changed: Changed) -> None:
+    """The progress line has the number of workers at each moment."""
+    counts = [int(count) for count in re.findall(r" running on (\d) workers?", changed.screen)]
     changes = [count for count, _ in itertools.groupby(counts)]
     assert changes[changes.index(1) :][:3] == [1, 2, 1]
     assert max(changes) == 3
 
 
-def test_all_slots_get_busy_with_trials_shorter_than_a_start(
+def test_all_slots_are_used_when_trials_are_shorter_than_worker_starts(
     tmp_path: Path, new_store: NewStore
 ) -> None:
-    """Each slot gets its worker, and no trial that ends early takes one's place in the queue."""
+    """Each slot gets its worker, although trials end before further workers have started."""
     uri = new_store(tmp_path)
     with several_nodes() as nodes:
         nodes.add(2)
         nodes.add(2)
         options = [*BLINK, *SAMPLE, "--num-samples", "60", "--address", nodes.address]
-        with search(options, tmp_path) as command:
-            ended = command.ended(120)
-    assert ended.code == 0, ended.stderr
+        with start_search(options, tmp_path) as command:
+            result = command.wait(120)
+    assert result.code == 0, result.stderr
     spans = [(run.info.start_time, run.info.end_time) for run in trials(uri)]
     at_once = [sum(start <= at < end for start, end in spans) for at, _ in spans]
     assert max(at_once) == 4
 
 
-def test_a_node_with_other_code_is_told_before_the_first_trial(
+def test_node_with_other_code_is_refused_before_the_first_trial(
     tmp_path: Path, new_store: NewStore
 ) -> None:
-    """One table says what differs and what to do; alone it can be had from search.doctor."""
+    """A table shows what differs and what to do; search.doctor prints the same table."""
     other = tmp_path / "other"
     for package in ("search", "trainables"):
         shutil.copytree(REPOSITORY / package, other / package)
@@ -124,45 +133,44 @@ def test_a_node_with_other_code_is_told_before_the_first_trial(
     uri = new_store(tmp_path)
     with several_nodes() as nodes:
         nodes.add(1)
-        looked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
-        assert looked.returncode == 0, looked.stderr
-        assert "same" in looked.stdout
+        checked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
+        assert checked.code == 0, checked.stderr
+        assert "same" in checked.stdout
         nodes.add(1, other)
-        looked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
-        assert looked.returncode == 1, looked.stderr
-        header, *rows = looked.stdout.splitlines()
+        checked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
+        assert checked.code == 1, checked.stderr
+        header, *rows = checked.stdout.splitlines()
         assert header.split()[:3] == ["node", "CPUs", "Python"]
         assert sum("differs" in row for row in rows) == 1
         assert sum("other code" in row and "--working-dir" in row for row in rows) == 1
         options = [*SLEEPER, *SAMPLE, "--num-samples", "2", "--address", nodes.address]
-        with search(options, tmp_path) as command:
-            refused = command.ended(90)
-        for file in (other / "search").glob("*.py"):
-            file.write_text("")  # a version from before there was any of it
+        with start_search(options, tmp_path) as command:
+            refused = command.wait(90)
+        for file in (other / "search").rglob("*.py"):
+            file.write_text("")  # like an older version, which does not have this code
         nodes.remove()
         nodes.remove()
         nodes.add(1, other)
-        looked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
-        assert looked.returncode == 1, looked.stderr
-        assert "cannot load the code (" in looked.stdout
+        checked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
+        assert checked.code == 1, checked.stderr
+        assert "cannot load the code (" in checked.stdout
     assert refused.code == 2
-    assert "mend these nodes" in refused.said[-1]
+    assert "fix these nodes" in refused.stderr_lines[-1]
     assert "Traceback" not in refused.stderr
     assert trials(uri) == []
 
 
 def in_the_middle(uri: str) -> int:
-    """Return how many trials are neither at their beginning nor at their end."""
+    """Return how many trials are neither near their start nor near their end."""
     now_ms, (least, most) = time.time() * 1000, MIDDLE_MS
     running = [run for run in trials(uri) if run.info.status == "RUNNING"]
     return sum(least < now_ms - run.info.start_time < most for run in running)
 
 
-def doctor(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def doctor(folder: Path, *options: str) -> Result:
     argv = [sys.executable, "-m", "search.doctor", *options]
     with Command(argv, folder, {"PYTHONPATH": str(REPOSITORY)}) as command:
-        ended = command.ended(90)
-    return subprocess.CompletedProcess(argv, ended.code, ended.stdout, ended.stderr)
+        return command.wait(90)
 
 
 def trials(uri: str) -> list[Run]:

@@ -1,4 +1,4 @@
-"""What every trainable promises the search."""
+"""Every built-in trainable keeps the protocol of trainables.base."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hyperopt.pyll.stochastic import sample
 from sklearn.feature_extraction import DictVectorizer
 
 import trainables
-from search.raw_trips import vectorize
+from search.tasks.green_taxi.served_model import vectorize
 from trainables.base import Curve, Trainable, best_round, rmse
 from trainables.dataset import Dataset, Rows
 
-SHORT = {"num_boost_round": 12, "early_stopping_rounds": 12}  # where a trainable has rounds
+SHORT = {"num_boost_round": 12, "early_stopping_rounds": 12}  # for trainables with rounds
 
 
-class Ended(Exception):
-    """What a scheduler raises from on_round."""
+class Stopped(Exception):
+    """An exception that ends a fit out of on_round."""
 
 
 def ignore(curve: Curve) -> None:
-    """Hear of a round and go on."""
+    """Do nothing after a round."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def vectorizer() -> DictVectorizer:
 
 @pytest.fixture(scope="module")
 def data(vectorizer: DictVectorizer) -> Dataset:
-    """Trips between a few zones: the pair one-hot, the distance dense."""
+    """Trips between a few zones: the zone pair one-hot, the distance dense."""
     random = np.random.default_rng(7)
 
     def trips(rows: int, zones: int) -> tuple[list[dict[str, Any]], Any]:
@@ -48,7 +48,7 @@ def data(vectorizer: DictVectorizer) -> Dataset:
         return features, 3.0 + 2.5 * miles + (pickup % 3) + random.normal(0.0, 1.0, rows)
 
     seen, seen_minutes = trips(400, 6)
-    more, more_minutes = trips(150, 8)  # two zones that training has never seen
+    more, more_minutes = trips(150, 8)  # with two zones that are not in the training rows
     vectorizer.fit(seen)
     return Dataset(
         Rows(vectorize(vectorizer, seen), seen_minutes),
@@ -75,12 +75,12 @@ class TestTrainable:
         short = {name: value for name, value in SHORT.items() if name in defaults}
         return {**defaults, **short, "seed": 42, "threads": 1}
 
-    def test_is_named_as_it_is_asked_for(self, trainable: Trainable, name: str) -> None:
-        """The tag `model` of a run says what --trainable said."""
+    def test_name_is_the_name_of_the_option(self, trainable: Trainable, name: str) -> None:
+        """The tag `model` of a run is the value of --trainable."""
         assert trainable.name == name
 
-    def test_each_label_is_its_key(self, trainable: Trainable) -> None:
-        """A point's names are the names in the search space."""
+    def test_labels_are_the_keys_of_the_space(self, trainable: Trainable) -> None:
+        """The names in a point are the names in the search space."""
         space = trainable.search_space
         drawn = {
             key: {
@@ -92,56 +92,56 @@ class TestTrainable:
         }
         assert drawn == {key: {key} for key in space}
 
-    def test_no_setting_is_named_as_a_searched_parameter(self, trainable: Trainable) -> None:
-        """`--set NAME` means one thing."""
+    def test_settings_and_parameters_have_different_names(self, trainable: Trainable) -> None:
+        """`--set NAME` is not ambiguous."""
         reserved = {"seed", "threads"}
         assert not (set(trainable.settings) | reserved) & set(trainable.search_space)
 
-    def test_default_settings_are_allowed(self, trainable: Trainable) -> None:
-        """A default is a value that the user could have given."""
+    def test_default_settings_are_valid(self, trainable: Trainable) -> None:
+        """A user could give each default as a value."""
         for setting in trainable.settings.values():
             assert not setting.one_of or setting.default in setting.one_of
             assert setting.at_least is None or float(setting.default) >= setting.at_least
 
-    def test_rounds_are_the_longest_curve(
+    def test_curve_is_no_longer_than_rounds(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """No fit takes more rounds than it says beforehand, and each takes one."""
+        """A fit takes at least one round, and at most as many as `rounds` returns."""
         curve = trainable.train(params, data, settings, ignore)
         assert 1 <= len(curve) <= (trainable.rounds(settings) or 1)
 
     def test_curve_is_finite(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """Each round has a score that is a number."""
+        """The score of each round is a finite number."""
         assert all(map(math.isfinite, trainable.train(params, data, settings, ignore)))
 
-    def test_on_round_hears_a_growing_curve(
+    def test_on_round_gets_the_curve_so_far(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """After round n, on_round is given the first n scores, once."""
-        heard: list[Curve] = []
-        curve = trainable.train(params, data, settings, lambda c: heard.append(list(c)))
-        assert heard == [curve[: n + 1] for n in range(len(curve))]
+        """After round n, on_round is called once, with the first n scores."""
+        reported: list[Curve] = []
+        curve = trainable.train(params, data, settings, lambda c: reported.append(list(c)))
+        assert reported == [curve[: n + 1] for n in range(len(curve))]
 
-    def test_what_on_round_raises_ends_the_fit(
+    def test_exception_of_on_round_ends_the_fit(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """A trial that is stopped takes no further round."""
-        heard: list[int] = []
+        """The fit takes no further round."""
+        reported: list[int] = []
 
         def stop(curve: Curve) -> None:
-            heard.append(len(curve))
-            raise Ended
+            reported.append(len(curve))
+            raise Stopped
 
-        with pytest.raises(Ended):
+        with pytest.raises(Stopped):
             trainable.train(params, data, settings, stop)
-        assert heard == [1]
+        assert reported == [1]
 
-    def test_refit_scores_as_the_best_round(
+    def test_refit_has_the_score_of_the_best_round(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """The bytes of a refit hold the model whose score the search saw."""
+        """The refitted model has the score that its trial reported."""
         curve = trainable.train(params, data, settings, ignore)
         best = best_round(curve)
         model = trainable.load(trainable.refit(params, data, settings, best + 1))
@@ -151,13 +151,13 @@ class TestTrainable:
     def test_refit_is_bytes(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """A model travels from the worker as plain bytes."""
+        """The model can be sent from a worker."""
         assert type(trainable.refit(params, data, settings, 1)) is bytes
 
-    def test_same_seed_same_model(
+    def test_same_seed_gives_the_same_model(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """Two fits of one point, in two processes' worth of state, are the same model."""
+        """Two fits of one point, each with its own derived data, give the same model."""
         fresh = Dataset(data.train, data.valid, data.digest)
         first = trainable.load(trainable.refit(params, data, settings, 5))
         second = trainable.load(trainable.refit(params, fresh, settings, 5))
@@ -166,24 +166,24 @@ class TestTrainable:
             trainable.predict(first, features), trainable.predict(second, features)
         )
 
-    def test_same_seed_same_curve(
+    def test_same_seed_gives_the_same_curve(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """A trial that runs again, in a worker that kept its data, gives the same curve."""
+        """A second fit with the same derived data gives the same curve."""
         once = trainable.train(params, data, settings, ignore)
         assert trainable.train(params, data, settings, ignore) == once
 
-    def test_fit_leaves_its_input_alone(
+    def test_fit_does_not_change_its_input(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
-        """What all trials share is not changed by one of them."""
+        """A trial does not change the data that all trials share."""
         before = data.train.features.copy(), data.train.target.copy(), dict(params), dict(settings)
         trainable.train(params, data, settings, ignore)
         assert (data.train.features != before[0]).nnz == 0
         assert np.array_equal(data.train.target, before[1])
         assert (params, settings) == before[2:]
 
-    def test_predicts_one_float_a_row(
+    def test_predictions_are_one_float_for_each_row(
         self, trainable: Trainable, params: Any, data: Dataset, settings: Any
     ) -> None:
         """Predictions are float64 [rows]."""
@@ -192,7 +192,7 @@ class TestTrainable:
         assert predicted.shape == data.valid.target.shape
         assert predicted.dtype == np.float64
 
-    def test_unseen_zone_pair_gets_an_answer(
+    def test_unseen_zone_pair_is_predicted(
         self,
         trainable: Trainable,
         params: Any,
@@ -200,7 +200,7 @@ class TestTrainable:
         settings: Any,
         vectorizer: DictVectorizer,
     ) -> None:
-        """A trip between zones that training never saw has a duration all the same."""
+        """The prediction for zones that are not in the training rows is a finite number."""
         model = trainable.load(trainable.refit(params, data, settings, 3))
         unseen = vectorize(vectorizer, [{"PU_DO": "900_901", "trip_distance": 4.0}])
         assert np.isfinite(trainable.predict(model, unseen)).all()

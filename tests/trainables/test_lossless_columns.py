@@ -1,4 +1,4 @@
-"""Grown on codes, on fewer columns or bundled ones: the model is that of the whole matrix."""
+"""Fits on codes, on fewer columns or on bundled columns give the model of the whole matrix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ XGBOOST = xgboost_.XGBOOST
 
 @dataclass(frozen=True)
 class Made:
-    """Made rows: what is fitted, and rows that no fit has seen."""
+    """Generated rows: those for the fit, and rows that are not in the fit."""
 
     data: Dataset
     unseen: Any  # csr [rows, columns]
@@ -41,12 +41,12 @@ def made(
     dense_present: float = 0.8,
     train_coded: float = 1.0,
 ) -> Made:
-    """Make a one-hot block of ``codes`` columns beside ``dense`` ones.
+    """Generate rows with a one-hot block of ``codes`` columns and ``dense`` other columns.
 
-    Codes are skewed, as zone pairs are: a few are common, most are rare, some only ever appear
-    outside training. A tenth of the rows outside training has no code, and of training's all but
-    ``train_coded``. Of the dense values some are absent, some are zeros that are written down,
-    and some are ones.
+    Codes are skewed, as zone pairs are: a few are common, most are rare, some are not in the
+    training rows. A tenth of the other rows has no code; of the training rows, the share
+    ``train_coded`` has one. Of the dense values some are missing, some are explicit zeros, and some
+    are ones.
     """
     random = np.random.default_rng(seed)
     effect = random.normal(0.0, 4.0, codes)
@@ -63,7 +63,7 @@ def made(
         target = 5.0 + 2.0 * np.nan_to_num(features).sum(axis=1) + np.where(coded, effect[code], 0)
         target += random.normal(0.0, 1.0, rows)
         row, column = np.nonzero(present)
-        first = (0, codes) if ones_first else (dense, 0)  # where codes and others begin
+        first = (0, codes) if ones_first else (dense, 0)  # columns: of codes, of dense values
         entries = (
             np.concatenate([np.ones(int(coded.sum())), features[row, column]]),
             (
@@ -71,7 +71,7 @@ def made(
                 np.concatenate([code[coded] + first[0], column + first[1]]),
             ),
         )
-        # built from coordinates, a zero that is written down stays written down
+        # in a matrix from coordinates, explicit zeros stay explicit
         return Rows(csr_matrix(entries, shape=(rows, codes + dense)), target)
 
     train = part(rows, codes - codes // 10, train_coded)
@@ -89,7 +89,7 @@ def fit_settings(tree_method: str) -> dict[str, Any]:
     }
 
 
-def fitted_plainly(
+def plain_fit(
     params: dict[str, Any], given: Made, tree_method: str
 ) -> tuple[xgboost.Booster, list[float]]:
     """Return plain XGBoost's model on the whole matrix, and its validation RMSE by round."""
@@ -112,18 +112,18 @@ def fitted_plainly(
     return booster, list(map(float, scores["valid"]["rmse"]))
 
 
-def plainly(
+def plain_predictions(
     params: dict[str, Any], given: Made, tree_method: str
 ) -> tuple[list[NDArray[np.float32]], float]:
     """Return plain XGBoost's predictions on the whole matrix, and its last validation RMSE."""
-    booster, scores = fitted_plainly(params, given, tree_method)
-    outside = (given.data.valid.features, given.unseen)
-    return [booster.predict(xgboost.DMatrix(each)) for each in outside], scores[-1]
+    booster, scores = plain_fit(params, given, tree_method)
+    matrices = (given.data.valid.features, given.unseen)
+    return [booster.predict(xgboost.DMatrix(each)) for each in matrices], scores[-1]
 
 
-def assert_as_plain(params: dict[str, Any], given: Made, tree_method: str) -> None:
-    """The refit answers as plain XGBoost does, on rows seen and unseen, to the last bit."""
-    expected, _ = plainly(params, given, tree_method)
+def assert_same_as_plain(params: dict[str, Any], given: Made, tree_method: str) -> None:
+    """The refit predicts exactly what plain XGBoost predicts, on validation and unseen rows."""
+    expected, _ = plain_predictions(params, given, tree_method)
     model = XGBOOST.load(
         XGBOOST.refit(params, given.data, fit_settings(tree_method), rounds=ROUNDS)
     )
@@ -132,7 +132,7 @@ def assert_as_plain(params: dict[str, Any], given: Made, tree_method: str) -> No
         assert np.array_equal(XGBOOST.predict(model, features), wanted.astype(np.float64))
 
 
-# The whole space of the notes, drawn as it is drawn in a search.
+# The search space of the notes, with the distributions of a search.
 whole_space = st.fixed_dictionaries(
     {
         "max_depth": st.integers(4, 100),
@@ -156,28 +156,29 @@ some = settings(max_examples=12, deadline=None, derandomize=True)
 
 @pytest.fixture(scope="module")
 def prefer_bundled() -> Any:
-    """XGBoost fits, and where bundling is possible it is done."""
+    """Fits are XGBoost's, on bundled columns if possible."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "KNOWN_RELEASE", "none")
+        patch.setattr(trees, "PROVEN", ("none",))
         patch.setattr(columns, "PRUNED_SHARE", 0.0)
         yield
 
 
 @pytest.fixture(scope="module")
 def prefer_pruned() -> Any:
-    """XGBoost fits, and where bundling is possible it is not done."""
+    """Fits are XGBoost's, never on bundled columns."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "KNOWN_RELEASE", "none")
+        patch.setattr(trees, "PROVEN", ("none",))
         patch.setattr(columns, "PRUNED_SHARE", 1.0)
         yield
 
 
+@pytest.mark.locked  # grown trees are one release's
 class TestGrown:
     @settings(max_examples=60, deadline=None, derandomize=True)
     @given(whole_space, rows_of_any_kind)
-    def test_model_is_plain_xgboosts(self, params: dict[str, Any], given: Made) -> None:
-        """Anywhere in the space, trees grown on codes are XGBoost's on the whole matrix."""
-        assert_as_plain(params, given, "hist")
+    def test_model_is_that_of_plain_xgboost(self, params: dict[str, Any], given: Made) -> None:
+        """For any point of the space, trees grown on codes are XGBoost's on the whole matrix."""
+        assert_same_as_plain(params, given, "hist")
 
     @settings(max_examples=30, deadline=None, derandomize=True)
     @given(
@@ -185,7 +186,7 @@ class TestGrown:
             {},
             optional={
                 "max_depth": st.sampled_from((0, 1, 2, 6)),
-                # XGBoost reads what is above 1, or needs an exponent, in its own way
+                # XGBoost parses numbers above 1, and with an exponent, in its own way
                 "learning_rate": st.just(0.0) | st.floats(1.0, 2.0) | st.floats(1e-7, 1e-4),
                 "reg_alpha": st.just(0.0) | st.floats(1.0, 50.0) | st.floats(1e-7, 1e-4),
                 "reg_lambda": st.just(0.0) | st.floats(1.0, 50.0) | st.floats(1e-7, 1e-4),
@@ -194,18 +195,20 @@ class TestGrown:
         ),
         rows_of_any_kind,
     )
-    def test_corners_and_defaults_too(self, params: dict[str, Any], given: Made) -> None:
-        """Outside the notes' ranges, and where XGBoost's defaults count, the same holds."""
-        assert_as_plain(params, given, "hist")
+    def test_model_is_that_of_plain_xgboost_outside_the_space(
+        self, params: dict[str, Any], given: Made
+    ) -> None:
+        """The same is true outside the notes' ranges, and with XGBoost's defaults."""
+        assert_same_as_plain(params, given, "hist")
 
-    def test_curve_and_trees_are_xgboosts(self) -> None:
-        """The curve is that of the plain fit, and so are the splits, gains, covers and leaves."""
+    def test_curve_and_trees_are_those_of_plain_xgboost(self) -> None:
+        """The curve, the splits, the gains and the covers are those of the plain fit."""
         given, params = made(8, rows=1_000), {"max_depth": 20, "min_child_weight": 2.0}
         coded = trees.coded(given.data)
         assert coded is not None
         boosted = islice(trees.boosted(params, coded), ROUNDS)
         grown = [(score, trees.copy(tree)) for score, tree in boosted]
-        plain, scores = fitted_plainly(params, given, "hist")
+        plain, scores = plain_fit(params, given, "hist")
         assert [score for score, _ in grown] == pytest.approx(scores, rel=1e-14)
         ours = XGBOOST.load(booster.model(coded.model, [tree for _, tree in grown]))
         for kind in ("weight", "gain", "cover", "total_gain", "total_cover"):
@@ -213,20 +216,20 @@ class TestGrown:
                 plain.get_score(importance_type=kind), rel=1e-6
             )
 
-    def test_stops_early_where_xgboost_does(self) -> None:
-        """A fit that gets no better ends after the same round."""
+    def test_early_stopping_is_that_of_plain_xgboost(self) -> None:
+        """A fit that does not improve ends after the same round."""
         given, params = made(9, rows=300), {"max_depth": 12, "learning_rate": 0.9}
-        asked = {**fit_settings("hist"), "num_boost_round": 100, "early_stopping_rounds": 5}
-        ours = XGBOOST.train(params, given.data, asked, lambda _: None)
+        fitting = {**fit_settings("hist"), "num_boost_round": 100, "early_stopping_rounds": 5}
+        ours = XGBOOST.train(params, given.data, fitting, lambda _: None)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(trees, "KNOWN_RELEASE", "none")
-            alone = Made(Dataset(given.data.train, given.data.valid, "again"), given.unseen)
-            theirs = XGBOOST.train(params, alone.data, asked, lambda _: None)
+            patch.setattr(trees, "PROVEN", ("none",))
+            fresh = Dataset(given.data.train, given.data.valid, "again")
+            theirs = XGBOOST.train(params, fresh, fitting, lambda _: None)
         assert len(ours) == len(theirs) < 100
         assert ours == pytest.approx(theirs, rel=1e-14)
 
-    def test_sums_that_would_be_rounded_are_left_to_xgboost(self) -> None:
-        """Targets of very different size: the sums depend on their order, and XGBoost has its."""
+    def test_xgboost_fits_if_sums_would_be_rounded(self) -> None:
+        """With targets of very different size, a sum depends on the order of its terms."""
         given = made(10)
         target = np.resize([1e9, 1e-9, -1e9, -1e-9], 600) * given.data.train.target[0]
         data = Dataset(Rows(given.data.train.features, target), given.data.valid, "wide")
@@ -234,47 +237,49 @@ class TestGrown:
         assert coded is not None
         with pytest.raises(trees.Inexact):
             next(trees.boosted({}, coded))
-        assert_as_plain({"max_depth": 6, "min_child_weight": 1.0}, Made(data, given.unseen), "hist")
+        assert_same_as_plain(
+            {"max_depth": 6, "min_child_weight": 1.0}, Made(data, given.unseen), "hist"
+        )
 
-    def test_a_fit_that_begins_again_says_no_round_twice(
+    def test_fit_that_starts_again_reports_no_round_twice(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Sums that are exact for two rounds only: XGBoost fits from the start, in one curve."""
+        """If sums are exact for two rounds only, XGBoost fits from the start, in one curve."""
         checked = 0
 
-        def twice(_: Any) -> bool:
+        def exact_twice(_: Any) -> bool:
             nonlocal checked
             checked += 1
             return checked <= 2
 
-        monkeypatch.setattr(growth, "sums_are_exact", twice)
-        heard: list[int] = []
+        monkeypatch.setattr(growth, "sums_are_exact", exact_twice)
+        reported: list[int] = []
         data = made(11).data
         data.keep(xgboost_.CODED, trees.coded(data))
-        checked = 0  # whether a tree can be grown was tried, too
+        checked = 0  # `coded` has grown a tree of its own
         curve = XGBOOST.train(
-            {"max_depth": 6}, data, fit_settings("hist"), lambda c: heard.append(len(c))
+            {"max_depth": 6}, data, fit_settings("hist"), lambda c: reported.append(len(c))
         )
-        assert heard == list(range(1, ROUNDS + 1))
+        assert reported == list(range(1, ROUNDS + 1))
         assert len(curve) == ROUNDS
-        assert data.derived(xgboost_.CODED, lambda: "asked again") is None
+        assert data.derived(xgboost_.CODED, lambda: "made again") is None
 
-    def test_numbers_are_read_as_xgboost_reads_them(self) -> None:
-        """A rate that its parser makes another than the nearest float gives its leaves."""
+    def test_numbers_are_parsed_as_by_xgboost(self) -> None:
+        """XGBoost's parser does not return the nearest float for this learning rate."""
         rate = 1.4799879238078322
         assert np.float32(rate) != trees._as_xgboost_reads({"learning_rate": rate}).learning_rate
-        assert_as_plain({"learning_rate": rate, "reg_lambda": 0.0}, made(15), "hist")
+        assert_same_as_plain({"learning_rate": rate, "reg_lambda": 0.0}, made(15), "hist")
 
     @pytest.mark.parametrize("value", [-1, -0.5])
-    def test_what_xgboost_refuses_is_refused(self, value: float) -> None:
-        """A value out of XGBoost's range fails with its words."""
+    def test_invalid_value_fails_with_the_error_of_xgboost(self, value: float) -> None:
+        """A value outside XGBoost's range raises XGBoost's own error."""
         with pytest.raises(xgboost.core.XGBoostError, match="reg_lambda"):
             XGBOOST.train({"reg_lambda": value}, made(16).data, fit_settings("hist"), print)
 
-    def test_where_nothing_can_be_compiled_xgboost_fits(
+    def test_xgboost_fits_if_the_kernel_cannot_be_compiled(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A full disk under numba's cache, or a damaged one, costs speed and no trial."""
+        """If numba's cache is on a full or damaged disk, fits are slower but do not fail."""
 
         def full(*_: Any) -> bool:
             raise OSError(28, "No space left on device")
@@ -283,25 +288,23 @@ class TestGrown:
         given, params = made(17), {"max_depth": 6}
         with pytest.warns(UserWarning, match="No space left"):
             curve = XGBOOST.train(params, given.data, fit_settings("hist"), lambda _: None)
-        assert curve[-1] == plainly(params, given, "hist")[1]
+        assert curve[-1] == plain_predictions(params, given, "hist")[1]
 
-    def test_another_release_fits_for_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Gains and ties are one release's: with another, XGBoost fits."""
+    def test_other_release_of_xgboost_fits_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Gains and ties are proven for some releases only; with any other, XGBoost fits."""
         monkeypatch.setattr(xgboost, "__version__", "9.0.0")
         assert trees.coded(made(12).data) is None
 
-    def test_the_release_that_is_installed_is_the_known_one(self) -> None:
-        """These tests compare with the release that the trees are grown after."""
-        assert xgboost.__version__.startswith(trees.KNOWN_RELEASE)
+    def test_installed_release_of_xgboost_is_proven(self) -> None:
+        """These tests are the proof for the installed release."""
+        assert xgboost.__version__.startswith(trees.PROVEN)
 
 
 class TestSumsAreExact:
     @settings(max_examples=200, deadline=None, derandomize=True)
     @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60), st.randoms())
-    def test_where_it_says_so_no_order_changes_a_sum(
-        self, values: list[float], random: Any
-    ) -> None:
-        """Every order of the values has the same sum, to the last bit, and it is the true one."""
+    def test_order_of_exact_sums_does_not_matter(self, values: list[float], random: Any) -> None:
+        """The sum of the values is the true one, to the last bit, in every order."""
         array = np.array(values, dtype=np.float32)
         if growth.sums_are_exact(array):
             true = float(sum(map(Fraction, array.tolist())))
@@ -309,60 +312,62 @@ class TestSumsAreExact:
                 random.shuffle(values)
                 assert sum(values) == true
 
-    def test_minutes_are(self) -> None:
-        """Differences of predicted and whole seconds' minutes add up exactly, a month of them."""
+    def test_sums_of_minutes_are_exact(self) -> None:
+        """The gradients of a month of trips, whose durations are whole seconds, have exact sums."""
         random = np.random.default_rng(0)
         minutes = (random.integers(60, 3600, 80_000) / 60).astype(np.float32)
         predicted = random.gamma(4.0, 4.0, 80_000).astype(np.float32)
         assert growth.sums_are_exact(predicted - minutes)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, 1e-30])
-    def test_what_is_no_number_or_too_fine_is_not(self, value: float) -> None:
-        """One value that the others' sum would swallow is enough."""
+    def test_sums_with_nan_infinity_or_tiny_values_are_not_exact(self, value: float) -> None:
+        """One such value beside a large one is enough."""
         assert not growth.sums_are_exact(np.array([1e6, value], dtype=np.float32))
 
 
 class TestBundled:
     @pytest.fixture(autouse=True, scope="class")
     def _form(self, prefer_bundled: None) -> None:
-        """Bundle."""
+        """All fits of this class are on bundled columns."""
 
     @some
     @given(whole_space, rows_of_any_kind)
-    def test_model_is_plain_xgboosts(self, params: dict[str, Any], given: Made) -> None:
-        """Anywhere in the space, hist on bundled columns is hist on the whole matrix."""
-        assert_as_plain(params, given, "hist")
+    def test_model_is_that_of_plain_xgboost(self, params: dict[str, Any], given: Made) -> None:
+        """For any point of the space, bundled columns give the model of the whole matrix."""
+        assert_same_as_plain(params, given, "hist")
 
-    def test_bundles(self) -> None:
-        """The made rows are of the kind that is bundled: this class tests what it says."""
+    def test_generated_rows_are_bundled(self) -> None:
+        """The other tests of this class really fit on bundled columns."""
         form = columns.cheapest(
             {"max_depth": 6}, made(1).data, fit_settings("hist"), xgboost_.OBJECTIVE
         )
         assert form.train.num_col() == 2
 
-    def test_columns_of_ones_that_come_last_are_not_bundled(self) -> None:
-        """Ties between columns are broken by place, so a later block stays as it is."""
+    def test_one_hot_columns_at_the_end_are_not_bundled(self) -> None:
+        """XGBoost breaks ties by the order of the columns, so only a leading block is bundled."""
         given = made(2, ones_first=False)
         assert columns.bundled(given.data) is None
-        assert_as_plain({"max_depth": 8, "min_child_weight": 1.0}, given, "hist")
+        assert_same_as_plain({"max_depth": 8, "min_child_weight": 1.0}, given, "hist")
 
-    def test_codes_that_share_a_row_are_not_bundled(self) -> None:
-        """Two ones in a row are two codes, which one column cannot hold."""
+    def test_rows_with_two_codes_are_not_bundled(self) -> None:
+        """One column cannot hold two codes of a row."""
         given = made(3)
         both = given.data.train.features.tolil()
         both[0, 0] = both[0, 1] = 1.0
         data = Dataset(Rows(both.tocsr(), given.data.train.target), given.data.valid, "both")
         assert columns.bundled(data) is None
-        assert_as_plain({"max_depth": 8, "min_child_weight": 1.0}, Made(data, given.unseen), "hist")
+        assert_same_as_plain(
+            {"max_depth": 8, "min_child_weight": 1.0}, Made(data, given.unseen), "hist"
+        )
 
     def test_training_rows_without_a_code_are_not_bundled(self) -> None:
-        """Such a row's code would be one that a tree can split on."""
+        """A tree could split on the value for a row without a code."""
         given = made(8, train_coded=0.9)
         assert columns.bundled(given.data) is None
-        assert_as_plain({"max_depth": 20, "min_child_weight": 2.0}, given, "hist")
+        assert_same_as_plain({"max_depth": 20, "min_child_weight": 2.0}, given, "hist")
 
     def test_many_dense_columns_are_not_bundled(self) -> None:
-        """What would take too much memory as dense columns stays sparse."""
+        """Many dense columns stay sparse, because they would take too much memory."""
         given = made(4, codes=5, dense=columns.MOST_DENSE + 1, rows=200)
         assert columns.bundled(given.data) is None
 
@@ -370,18 +375,18 @@ class TestBundled:
 class TestPruned:
     @pytest.fixture(autouse=True, scope="class")
     def _form(self, prefer_pruned: None) -> None:
-        """Prune."""
+        """All fits of this class are on pruned columns."""
 
     @some
     @given(whole_space, rows_of_any_kind, st.sampled_from(("hist", "exact", "approx")))
-    def test_model_is_plain_xgboosts(
+    def test_model_is_that_of_plain_xgboost(
         self, params: dict[str, Any], given: Made, tree_method: str
     ) -> None:
-        """Anywhere in the space, by any method, fewer columns give the whole matrix's model."""
-        assert_as_plain(params, given, tree_method)
+        """For any point and tree method, fewer columns give the model of the whole matrix."""
+        assert_same_as_plain(params, given, tree_method)
 
-    def test_leaves_columns_out(self) -> None:
-        """The made rows are of the kind that is pruned: this class tests what it says."""
+    def test_generated_rows_are_pruned(self) -> None:
+        """The other tests of this class really fit on fewer columns."""
         data = made(1).data
         form = columns.cheapest(
             {"min_child_weight": 10.0}, data, fit_settings("hist"), xgboost_.OBJECTIVE
@@ -389,52 +394,74 @@ class TestPruned:
         assert 1 < form.train.num_col() < data.train.features.shape[1]
 
     @pytest.mark.parametrize("tree_method", ["hist", "exact"])
-    def test_columns_of_ones_may_come_last(self, tree_method: str) -> None:
-        """The order of the columns is the user's."""
+    def test_one_hot_columns_may_be_at_the_end(self, tree_method: str) -> None:
+        """Pruning works for any order of the columns."""
         params = {"max_depth": 12, "min_child_weight": 3.0, "learning_rate": 0.3}
-        assert_as_plain(params, made(5, ones_first=False, dense=2), tree_method)
+        assert_same_as_plain(params, made(5, ones_first=False, dense=2), tree_method)
 
-    def test_nothing_left_to_split(self) -> None:
-        """A least weight above the number of rows gives the plain model: one leaf a tree."""
-        assert_as_plain({"min_child_weight": 1e6}, made(6, rows=300), "hist")
+    def test_no_column_to_split_on_gives_the_plain_model(self) -> None:
+        """With a minimum weight above the number of rows, each tree is one leaf."""
+        assert_same_as_plain({"min_child_weight": 1e6}, made(6, rows=300), "hist")
 
-    def test_what_would_change_the_model_leaves_nothing_out(self) -> None:
-        """A parameter that the proof does not cover is fitted on the whole matrix."""
+    def test_unknown_parameter_is_fitted_on_the_whole_matrix(self) -> None:
+        """No column is left out with a parameter that the proof does not cover."""
         data, params = made(7).data, {"colsample_bytree": 0.5, "min_child_weight": 10.0}
         form = columns.cheapest(params, data, fit_settings("hist"), xgboost_.OBJECTIVE)
         assert form.train.num_col() == data.train.features.shape[1]
 
     @pytest.mark.parametrize("tree_method", ["hist", "exact"])
-    def test_a_sample_of_the_rows_leaves_a_column_fewer_still(self, tree_method: str) -> None:
-        """The bound holds under `subsample`, and the same rows are drawn."""
-        assert_as_plain({"subsample": 0.5, "min_child_weight": 3.0}, made(13), tree_method)
+    def test_pruning_keeps_the_model_with_subsample(self, tree_method: str) -> None:
+        """The bound is also right for a sample of the rows, and the same rows are drawn."""
+        assert_same_as_plain({"subsample": 0.5, "min_child_weight": 3.0}, made(13), tree_method)
 
-    def test_the_bound_is_the_objectives(self) -> None:
-        """A hessian of at most a quarter leaves out more; an unknown one leaves out nothing."""
-        data, asked = made(7).data, fit_settings("hist")
+    def test_bound_depends_on_the_objective(self) -> None:
+        """A smaller largest hessian leaves out more columns; an unknown one leaves out none."""
+        data, fitting = made(7).data, fit_settings("hist")
         width = {
             objective: columns.cheapest(
-                {"min_child_weight": 3.0}, data, asked, objective
+                {"min_child_weight": 3.0}, data, fitting, objective
             ).train.num_col()
             for objective in ("reg:squarederror", "reg:logistic", "count:poisson")
         }
         assert width["reg:logistic"] < width["reg:squarederror"] < width["count:poisson"]
         assert width["count:poisson"] == data.train.features.shape[1]
 
-    def test_the_weight_counts_in_single_precision(self) -> None:
-        """3.00000001 is 3 to XGBoost, and a column of three values may be split."""
-        assert_as_plain({"min_child_weight": 3.00000001, "max_depth": 40}, made(14), "hist")
+    def test_minimum_weight_is_used_in_single_precision(self) -> None:
+        """3.00000001 is 3 for XGBoost, so a column of three values may be split."""
+        assert_same_as_plain({"min_child_weight": 3.00000001, "max_depth": 40}, made(14), "hist")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["bundled", "pruned"])
-def test_curve_is_plain_xgboosts(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The score a trial reports is the score of the plain fit."""
-    monkeypatch.setattr(trees, "KNOWN_RELEASE", "none")
+def test_curve_is_that_of_plain_xgboost(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial reports the score of the plain fit."""
+    monkeypatch.setattr(trees, "PROVEN", ("none",))
     monkeypatch.setattr(columns, "PRUNED_SHARE", share)
     given, params = made(8), {"max_depth": 20, "min_child_weight": 2.0, "learning_rate": 0.3}
     curve: Curve = XGBOOST.train(params, given.data, fit_settings("hist"), lambda _: None)
-    expected, last = plainly(params, given, "hist")
+    expected, last = plain_predictions(params, given, "hist")
     assert curve[-1] == last
     assert last == pytest.approx(
         rmse(expected[0].astype(np.float64), given.data.valid.target), abs=1e-5
     )
+
+
+class TestUnknownRelease:
+    @pytest.fixture(autouse=True)
+    def _unknown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """XGBoost has a version that nobody has tested."""
+        monkeypatch.setattr(xgboost, "__version__", "9.0.0")
+
+    def test_whole_matrix_is_used(self) -> None:
+        """Its model may have another form, which could not be rewritten to other columns."""
+        data = made(12).data
+        form = columns.cheapest(
+            {"min_child_weight": 20.0}, data, fit_settings("hist"), xgboost_.OBJECTIVE
+        )
+        assert form is columns.plain(data)
+
+    @pytest.mark.parametrize(("tree_method", "is_slow"), [("hist", True), ("exact", False)])
+    def test_user_is_told_that_fits_are_slow(self, tree_method: str, is_slow: bool) -> None:
+        """One line, only for the method that would be faster otherwise."""
+        note = XGBOOST.note(fit_settings(tree_method))
+        assert (note is not None) == is_slow
+        assert note is None or ("9.0.0" in note and "\n" not in note)

@@ -1,4 +1,4 @@
-"""The figures of the notes, on the months they were made with: 2021-01 to 2021-02."""
+"""The published RMSEs of the notes, on the notes' months, 2021-01 and 2021-02."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyperopt.pyll import as_apply
 from hyperopt.pyll.stochastic import sample
 
 import trainables
-from search import trips
+from search.tasks.green_taxi import features, trips
 from trainables import columns
 from trainables.dataset import Dataset
 from trainables.xgboost_ import OBJECTIVE
@@ -30,13 +30,13 @@ PUBLISHED = {
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     if not all(month.is_file() for month in MONTHS):
-        pytest.skip(f"no real trips in {REAL}")
+        pytest.skip(f"needs the real trips in {REAL}")
     train, valid = (trips.read([month]) for month in MONTHS)
-    return trips.prepare(train, valid).dataset
+    return features.prepare(train, valid).dataset
 
 
-def test_columns(data: Dataset) -> None:
-    """Pairs of zones and the distance make 13,221 columns."""
+def test_real_trips_have_13221_columns(data: Dataset) -> None:
+    """The columns are the zone pairs and the distance."""
     assert data.train.features.shape[1] == 13_221
 
 
@@ -44,14 +44,16 @@ def test_columns(data: Dataset) -> None:
     ("name", "params", "score"),
     [("linear", {}, 7.7587), ("lasso", {"alpha": 0.01}, 11.1673)],
 )
-def test_linear_models(name: str, params: dict[str, float], score: float, data: Dataset) -> None:
-    """The linear models of the notes have the notes' RMSE."""
+def test_linear_models_have_the_published_rmse(
+    name: str, params: dict[str, float], score: float, data: Dataset
+) -> None:
+    """Linear regression and lasso have the RMSE of the notes."""
     settings = {"seed": 42, "threads": 1}
     curve = trainables.get(name).train(params, data, settings, lambda _: None)
     assert curve == [pytest.approx(score, abs=5e-5)]
 
 
-def both_ways(data: Dataset, depth: int, rounds: int) -> tuple[list[float], list[float]]:
+def both_curves(data: Dataset, depth: int, rounds: int) -> tuple[list[float], list[float]]:
     """Return the curves of the trainable and of plain XGBoost on the same matrix."""
     params = {"max_depth": depth, **PUBLISHED}
     settings = {
@@ -75,21 +77,21 @@ def both_ways(data: Dataset, depth: int, rounds: int) -> tuple[list[float], list
     return curve, scores["valid"]["rmse"]
 
 
-def test_xgboost_shallow(data: Dataset) -> None:
-    """Trees of depth 8 on real trips score, round for round, as plain XGBoost's."""
-    ours, plain = both_ways(data, depth=8, rounds=5)
+def test_shallow_trees_have_the_curve_of_plain_xgboost(data: Dataset) -> None:
+    """Trees of depth 8 on real trips have the RMSE of plain XGBoost in each round."""
+    ours, plain = both_curves(data, depth=8, rounds=5)
     assert ours == pytest.approx(plain, abs=1e-6)
 
 
 @pytest.mark.slow
-def test_xgboost_published(data: Dataset) -> None:
-    """The notes' best point scores, round for round, as plain XGBoost."""
-    ours, plain = both_ways(data, depth=30, rounds=20)
+def test_published_point_has_the_curve_of_plain_xgboost(data: Dataset) -> None:
+    """The best point of the notes has the RMSE of plain XGBoost in each round."""
+    ours, plain = both_curves(data, depth=30, rounds=20)
     assert ours == pytest.approx(plain, abs=1e-6)
 
 
 def test_real_trips_are_bundled_and_pruned(data: Dataset) -> None:
-    """Both cheap forms apply to real trips, each where it is the cheaper."""
+    """Real trips are bundled with a small weight, and pruned with a large one."""
     settings = {"tree_method": "hist"}
     light = columns.cheapest({"min_child_weight": 1.06}, data, settings, OBJECTIVE)
     heavy = columns.cheapest({"min_child_weight": 15.0}, data, settings, OBJECTIVE)
@@ -98,7 +100,7 @@ def test_real_trips_are_bundled_and_pruned(data: Dataset) -> None:
 
 
 def test_every_depth_is_equally_likely() -> None:
-    """4,850 draws of max_depth are uniform over 4 to 100, both ends among them."""
+    """4,850 draws of max_depth are uniform from 4 to 100, including both ends."""
     random = np.random.default_rng(2021)
     node = as_apply(trainables.get("xgboost").search_space["max_depth"])
     drawn = [sample(node, rng=random) for _ in range(4_850)]
@@ -107,5 +109,5 @@ def test_every_depth_is_equally_likely() -> None:
     assert (counts[:4].sum(), len(counts)) == (0, 101)
     assert counts[4] > 0
     assert counts[100] > 0
-    # expected 50 of each; 96 degrees of freedom: above 163 once in 25,000 fair sequences
+    # chi-squared: 50 expected of each, 96 degrees of freedom; above 163 once in 25,000 cases
     assert float(np.sum((counts[4:] - 50.0) ** 2) / 50.0) < 163.0

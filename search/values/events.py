@@ -1,0 +1,67 @@
+"""What happens to a trial, as events: plain values, and their JSON for the journal.
+
+An event is complete, with its time, so sending it to the tracking store twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Started:
+    """A trial began."""
+
+    trial_id: str
+    params: Mapping[str, Any]
+    at_ms: int  # milliseconds since the epoch, as in all events
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A trial reported another piece of its learning curve."""
+
+    trial_id: str
+    start: int  # the round, from 0, of the first value
+    curve: tuple[float, ...]
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial has its outcome."""
+
+    trial_id: str
+    status: str  # finished, stopped, failed or interrupted
+    at_ms: int
+    metrics: Mapping[str, float] = field(default_factory=dict)  # by MLflow's key
+    rungs: Mapping[str, float] = field(default_factory=dict)  # round -> best score by then
+    failure: str = ""
+    traceback: str = ""
+    start: int = 0  # of the rest of the curve, as in Progressed
+    curve: tuple[float, ...] = ()
+
+
+Event = Started | Progressed | Ended
+KINDS: dict[str, type[Started | Progressed | Ended]] = {
+    kind.__name__: kind for kind in (Started, Progressed, Ended)
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Return an event as a JSON object."""
+    return {"kind": type(event).__name__, **asdict(event)}
+
+
+def from_json(fields: Mapping[str, Any]) -> Event:
+    """Return the event that :func:`to_json` wrote.
+
+    :raises KeyError, TypeError: it is not one.
+    """
+    values = dict(fields)
+    kind = KINDS[values.pop("kind")]
+    if "curve" in values:
+        values["curve"] = tuple(values["curve"])
+    return kind(**values)
