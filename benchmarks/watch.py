@@ -30,17 +30,30 @@ PACKAGES = ("ray", "mlflow", "hyperopt", "xgboost", "scikit-learn", "numpy", "nu
 
 @dataclass(frozen=True)
 class Sample:
-    """What the command's first process, and all of its processes, use at one moment."""
+    """What the command's driver, and all of its processes, use at one moment.
+
+    The driver is the command's first process. In a search, that one only supervises its own copy,
+    so there the driver is the copy.
+    """
 
     at_s: float  # since the command's start
-    cpu_s: float  # of the first process, so far
-    rss_bytes: int  # of the first process
-    files: int  # open in the first process
+    cpu_s: float  # of the driver, so far
+    rss_bytes: int  # of the driver
+    files: int  # open in the driver
     all_rss_bytes: int
     disk_bytes: int  # of the watched folder
     workers: int  # processes that run trials
     workers_cpu_s: float  # of all workers so far, each from its first trial on
     worker_bytes: int  # the most private memory of one worker
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """What the driver used when it was last seen."""
+
+    cpu_s: float = 0.0
+    rss_bytes: int = 0
+    files: int = 0
 
 
 @dataclass
@@ -135,6 +148,7 @@ class _Sampler:
 
     def __init__(self, first: int, mark: str, disk: Path | None) -> None:
         self._first, self._disk = first, disk
+        self._driver, self._is_supervised = _Driver(), False
         self._mark = f"{MARK}={mark}".encode()
         self._others: set[str] = set()  # processes of other commands
         self.cpu: dict[tuple[int, str], float] = {}  # (pid, start) -> CPU seconds last seen
@@ -142,8 +156,10 @@ class _Sampler:
         self._workers: set[tuple[int, str]] = set()  # processes that have run a trial
 
     def sample(self, at_s: float) -> Sample:
-        rss = workers = own = first_rss = first_files = 0
-        first_cpu = 0.0
+        rss = workers = own = 0
+        command = b""
+        with contextlib.suppress(OSError):  # it has ended
+            command = Path("/proc", str(self._first), "cmdline").read_bytes()
         for pid in os.listdir("/proc"):
             if not pid.isdigit() or pid in self._others:
                 continue
@@ -169,14 +185,15 @@ class _Sampler:
                     self._idle_cpu.setdefault(key, used)
                     self._workers.add(key)
                     own = max(own, resident - int(pages[2]) * PAGE)
-                if int(pid) == self._first:
-                    first_rss, first_cpu = resident, used
-                    first_files = len(os.listdir(entry / "fd"))
+                is_copy = int(fields[1]) == self._first and title == command != b""
+                self._is_supervised |= is_copy
+                if is_copy or (int(pid) == self._first and not self._is_supervised):
+                    self._driver = _Driver(used, resident, len(os.listdir(entry / "fd")))
         return Sample(
             at_s=at_s,
-            cpu_s=first_cpu,
-            rss_bytes=first_rss,
-            files=first_files,
+            cpu_s=self._driver.cpu_s,
+            rss_bytes=self._driver.rss_bytes,
+            files=self._driver.files,
             all_rss_bytes=rss,
             disk_bytes=0 if self._disk is None else folder_bytes(self._disk),
             workers=workers,

@@ -103,7 +103,7 @@ def _forward(child: int) -> list[int]:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     for number in ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by `nohup`
             signal.signal(number, end)
     signal.signal(signal.SIGTSTP, pause)
     signal.signal(signal.SIGCONT, lambda _number, _frame: tell(signal.SIGCONT))

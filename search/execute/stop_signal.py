@@ -13,7 +13,7 @@ from search.errors import SearchError
 
 # How search/conduct/supervisor.py forwards SIGINT and SIGTERM. A batch system sends those to all
 # processes at once; one that came both ways must not count twice.
-RELAYED = signal.SIGUSR1
+RELAYED = signal.SIGUSR2
 SIGNALS = (signal.SIGINT, signal.SIGTERM, RELAYED)
 
 

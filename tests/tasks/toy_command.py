@@ -43,4 +43,5 @@ def scored_trials(folder: Path) -> dict[str, float]:
         run.data.tags["search.trial_id"]: run.data.metrics["height"]
         for run in runs_of(folder, "trial")
         if run.data.tags.get("search.status") in ("finished", "stopped")
+        and "height" in run.data.metrics  # a run that is read while it is written may lack it
     }
