@@ -11,7 +11,7 @@ from pathlib import Path
 
 from search.errors import Interrupted, SearchError
 from search.execute import environment
-from search.execute.preflight import Preflight, preflight, this_machine
+from search.execute.node_preflight import Preflight, preflight, this_machine
 from search.options.parsing import ADDRESS_HELP, TRACKING_HELP, Parser, tracking_uri
 from search.present.terminal import libraries_silenced, open_streams, report_error
 from search.record import server

@@ -14,8 +14,8 @@ from search.conduct.resume import Location
 from search.conduct.session import Session
 from search.errors import InputError, Interrupted, SearchError, TakenOver
 from search.execute.cluster import Cluster, share
+from search.execute.node_preflight import preflight
 from search.execute.nodes import Nodes
-from search.execute.preflight import preflight
 from search.execute.warmup import warmup
 from search.execute.worker import Shared
 from search.options.settings import Settings

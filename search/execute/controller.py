@@ -17,10 +17,7 @@ import ray
 from ray.tune.execution.tune_controller import TuneController
 
 from search.execute.nodes import Nodes
-from search.execute.worker import Unresponsive
-
-# A trial that has lost more nodes than this probably kills them; spot markets take fewer.
-EXCUSED = 10
+from search.execute.retries import EXCUSED, is_excused
 
 
 @contextlib.contextmanager
@@ -82,7 +79,7 @@ class KeepsWorkers(TuneController):  # type: ignore[misc]
 
     def _process_trial_failure(self, trial: Any, exception: Any) -> None:
         """Do not count the loss of a node, or another trial's fit, as this trial's failure."""
-        if _is_not_the_trials_fault(exception):
+        if is_excused(exception):
             self._excused[trial.trial_id] += 1
             if self._excused[trial.trial_id] <= EXCUSED:
                 trial.run_metadata.num_failures -= 1  # Tune adds 1 next
@@ -152,11 +149,3 @@ class KeepsWorkers(TuneController):  # type: ignore[misc]
     def _remove_actor(self, tracked_actor: Any) -> None:
         super()._remove_actor(tracked_actor)
         self._started_actors.discard(tracked_actor)
-
-
-def _is_not_the_trials_fault(error: Any) -> bool:
-    """Tell whether the worker was lost with its node, or was busy with an earlier trial's fit."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return isinstance(error.cause, Unresponsive)
-    # Ray tells these apart by the message only
-    return isinstance(error, ray.exceptions.RayActorError) and "node has died" in str(error)

@@ -13,13 +13,11 @@ from search.errors import Interrupted, SearchError
 from search.execute import stock_tune
 from search.execute.halving import Halving, InOrder
 from search.execute.nodes import Nodes
+from search.execute.retries import WORKER_DEATHS
 from search.execute.worker import Fit, Job, Shared, Worker, run_fit
 from search.values.model import Fitted
 from search.values.trial import Point
 
-# A trial is run again this often when its worker dies while its node lives. What the trial itself
-# raises is an outcome, and never reaches Tune.
-WORKER_DEATHS = 2
 LOOK_EVERY_S = 0.2  # whether the final fit is to be stopped
 
 

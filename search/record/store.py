@@ -7,7 +7,6 @@ in module globals.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import time
@@ -21,13 +20,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from search.errors import Interrupted, TakenOver
-from search.record.failures import Unwritable, first_line, is_outage
+from search.record.failures import Unwritable, first_line
+from search.record.retries import Patience
 from search.record.tags import ROLE
 from search.values.data import DataDescription
 
 PATIENCE_S = 120.0  # for a server that is away while nothing else can go on
 LAST_PATIENCE_S = 10.0  # for one that is away when the search ends anyway
-RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # then the last, again and again
 RETRY_ARTIFACT_AFTER_S = (0.5, 2.0, 8.0)
 
 # what the store takes at once (mlflow.utils.validation); lengths in characters
@@ -62,18 +61,16 @@ class Store:
         self,
         uri: str,
         experiment_id: str,
-        patience_s: float = 0.0,
-        say: Callable[[str], None] = lambda _: None,
+        patience: Patience | None = None,
     ) -> None:
         self.uri = uri
         self.experiment_id = experiment_id
         self.client = MlflowClient(uri, registry_uri=uri)
-        self._patience_s = patience_s
-        self._say = say
+        self._patience = patience or Patience()
 
     def patient(self, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> Store:
         """Return the same store, which waits ``patience_s`` for a server that is away."""
-        return Store(self.uri, self.experiment_id, patience_s, say)
+        return Store(self.uri, self.experiment_id, Patience(patience_s, say))
 
     def create(self, name: str, tags: Mapping[str, str], at_ms: int) -> str:
         """Create a run; return its id.
@@ -190,28 +187,18 @@ class Store:
             killed = isinstance(error, Interrupted | KeyboardInterrupt)
             try:
                 with deferred():
-                    self.patient(self._say, LAST_PATIENCE_S).end(
+                    self.patient(self._patience.say, LAST_PATIENCE_S).end(
                         run_id, "KILLED" if killed else "FAILED", now_ms()
                     )
             except MlflowException as failure:  # must not hide why the search ends
-                self._say(f"run {run_id} could not be ended: {first_line(failure)}")
+                self._patience.say(f"run {run_id} could not be ended: {first_line(failure)}")
             raise
         with deferred():
             self.end(run_id, "FINISHED", now_ms())
 
     def ask(self, request: Callable[[], T]) -> T:
         """Return the answer to a request; if patient, ask again while the server is away."""
-        give_up_at = time.monotonic() + self._patience_s
-        for wait_s in itertools.chain(RETRY_AFTER_S, itertools.repeat(RETRY_AFTER_S[-1])):
-            try:
-                return request()
-            except MlflowException as error:
-                if not is_outage(error) or time.monotonic() + wait_s > give_up_at:
-                    raise
-                if wait_s == RETRY_AFTER_S[1]:
-                    self._say(f"waiting for the tracking server: {first_line(error)}")
-            time.sleep(wait_s)
-        raise AssertionError("the waits never end")
+        return self._patience.ask(request)
 
     def _write(self, write: Callable[[], None]) -> None:
         # An artifact store may raise anything: a disk's error, an HTTP client's, a cloud's.
@@ -219,7 +206,7 @@ class Store:
             try:
                 return write()
             except Exception as error:
-                if wait_s is None or not self._patience_s:
+                if wait_s is None or not self._patience.seconds:
                     reason = getattr(error, "strerror", None) or first_line(error)
                     raise Unwritable(f"artifacts cannot be written: {reason}") from error
             time.sleep(wait_s)

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
 from search.errors import InputError, Interrupted, SearchError, TakenOver
+from search.record import retries
 from search.record import store as store_module
 from search.record.connection import connect
 from search.record.failures import Unwritable
@@ -39,7 +40,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "RETRY_AFTER_S", (0.001, 0.002, 0.003))
+    monkeypatch.setattr(retries, "RETRY_AFTER_S", (0.001, 0.002, 0.003))
     monkeypatch.setattr(store_module, "RETRY_ARTIFACT_AFTER_S", (0.001, 0.002))
 
 
@@ -311,7 +312,7 @@ class TestDelete:
 class TestArtifacts:
     def test_patient_store_repeats_after_any_failure(self) -> None:
         """An artifact store is a server of its own, and fails with errors of its own."""
-        store = Store(NOWHERE, "0", 1.0)
+        store = Store(NOWHERE, "0").patient(lambda _: None, 1.0)
         client = replace_client(store)
         client.fail_before = [OSError(5, "Input/output error"), KeyError("cloud")]
         store.write_text("r1", "x", "x.txt")
@@ -319,7 +320,7 @@ class TestArtifacts:
 
     def test_permanent_failure_is_an_error_of_one_line(self) -> None:
         """The message has the reason of the disk or the cloud; the tries end."""
-        store = Store(NOWHERE, "0", 1.0)
+        store = Store(NOWHERE, "0").patient(lambda _: None, 1.0)
         client = replace_client(store)
         client.fail_before = [PermissionError(13, "Permission denied", "/x")] * 9
         with pytest.raises(Unwritable, match=r"written: Permission denied$"):

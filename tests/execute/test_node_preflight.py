@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from search.errors import InputError
-from search.execute import preflight
+from search.execute import node_preflight
+from search.execute.node_preflight import Preflight
 from search.execute.node_probe import NONE, Answer, Node, NodeInfo, Unloadable
-from search.execute.preflight import Preflight
 
 HERE = NodeInfo(
     python="3.12.1",
@@ -92,7 +92,7 @@ def test_node_that_cannot_load_the_code_is_refused() -> None:
 def test_package_that_is_not_installed_here_may_be_there() -> None:
     here = dataclasses.replace(HERE, packages={**HERE.packages, "pyarrow": NONE})
     there = dataclasses.replace(HERE, packages={**HERE.packages, "pyarrow": "25.0.0"})
-    assert preflight._other_packages(here, there) == []
+    assert node_preflight._other_packages(here, there) == []
 
 
 def test_table_has_a_row_for_each_node_under_aligned_headings() -> None:
