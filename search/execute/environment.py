@@ -65,7 +65,8 @@ def prepare(folder: Path) -> None:
     os.environ.update(ALWAYS)
     for name in NEVER:
         os.environ.pop(name, None)
-    warnings.resetwarnings()  # of this process
+    if sys.warnoptions:  # the same for this process
+        warnings.simplefilter("ignore")
     try:
         home = Path.home()
     except RuntimeError:  # no HOME, and a user id without a name
