@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from search.conduct.abandoned import report
-from search.conduct.supervisor import Death, supervised
 from search.errors import Interrupted, SearchError
-from search.execute import environment
 from search.options.command_line import parse
 from search.options.settings import Settings
 from search.present.terminal import (
@@ -18,8 +16,9 @@ from search.present.terminal import (
     report_error,
     restore_cursor,
 )
-from search.record import server
-from search.record.state_folder import own_folder
+
+if TYPE_CHECKING:
+    from search.conduct.supervisor import Death
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,6 +28,9 @@ def main(argv: Sequence[str]) -> int:
         settings = parse(argv)
     except SearchError as error:
         return report_error(error)
+    # what follows is imported after `--help` and wrong options
+    from search.conduct.supervisor import supervised
+
     return supervised(partial(_run, settings), partial(_died, settings))
 
 
@@ -42,23 +44,31 @@ def _run(settings: Settings) -> int:
 
 
 def _died(settings: Settings, death: Death) -> int:
+    from search.conduct.abandoned import report
+
     restore_cursor()
     return report_error(report(settings, death.cause, was_signalled=death.was_signalled))
 
 
 def _search(settings: Settings) -> int:
+    from search.execute import environment
+    from search.record import server
+    from search.record.state_folder import own_folder
+
     with own_folder(settings.state_dir, settings.name) as folder:
         server.prepare(settings.tracking.uri)
         environment.prepare(folder)
-        # everything heavy is imported here, after `--help` and after wrong options were reported
+        # everything heavy comes after the environment that it reads
         from search.execute.stop_signal import StopSignal
         from search.present.progress import Display
 
         with StopSignal() as stop, libraries_silenced(folder / "log.txt") as terminal:
-            from search.conduct.search import conduct
             from search.conduct.session import Session
 
-            session = Session(folder, Display(terminal.messages), stop)
+            session = Session(folder, Display(terminal.messages), stop)  # its clock starts
+
+            from search.conduct.search import conduct
+
             summary = conduct(settings, session)
             if settings.json:
                 print(summary.json(), file=terminal.result, flush=True)

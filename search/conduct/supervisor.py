@@ -7,6 +7,7 @@ the runs and to return the exit code. It forks before anything heavy is imported
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -14,9 +15,10 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
+from search.execute.processes import children
 from search.execute.stop_signal import RELAYED
 
 # prctl(2)
@@ -53,7 +55,7 @@ def supervised(work: Callable[[], int], died: Callable[[Death], int]) -> int:
     if not child:
         os.close(reading)
         _leave_group(supervisor)
-        return _reported(work, writing)
+        _reported(work, writing)
     os.close(writing)
     signals = _forward(child)
     try:
@@ -76,14 +78,19 @@ def _leave_group(supervisor: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
-def _reported(work: Callable[[], int], writing: int) -> int:
+def _reported(work: Callable[[], int], writing: int) -> NoReturn:
+    """Run ``work``, report its exit code, and end this process."""
     code = 1  # of an exception, whose traceback Python prints
     try:
         code = work()
     finally:
         os.write(writing, bytes([code]))
         os.close(writing)
-    return code
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)  # Python would take a second to take the libraries apart
 
 
 def _forward(child: int) -> list[int]:
@@ -131,24 +138,13 @@ def _wait(child: int, within_s: float | None) -> int:
 
 def _kill_orphans() -> None:
     """Kill what the process left: Ray's daemons, which are this process's children now."""
-    while left := _children():
+    while left := children():
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for pid in left:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-
-
-def _children() -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            # the second field of proc(5)'s stat may hold spaces and brackets
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == os.getpid():
-                found.append(int(entry.name))
-    return found
 
 
 def _cause(status: int) -> str:

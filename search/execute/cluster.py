@@ -15,6 +15,7 @@ import ray
 
 from search.errors import InputError, SearchError
 from search.execute import environment
+from search.execute.processes import killed_once_terminated
 from search.execute.worker import Shared
 
 PROBE_TIMEOUT_S = 5.0  # for a cluster's port to open
@@ -89,7 +90,7 @@ class Cluster:
                 ray.init(self._address, **common)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise _no_cluster(self._address, error) from error
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down)
 
 
 def share(data: Any) -> Shared:
@@ -105,12 +106,18 @@ def _start(options: Mapping[str, Any]) -> None:
             ray.init("local", **options)
             return
         except Exception as error:  # Ray raises nothing more specific
-            ray.shutdown()
+            _shut_down()
             if is_last:
                 raise SearchError(
                     f"Ray does not start on this machine: {_reason(error)}; its own messages are "
                     "in the log beside the journal, try again when the machine is less busy"
                 ) from error
+
+
+def _shut_down() -> None:
+    # Ray terminates its processes one after the other and waits a second for each; ours block that
+    with killed_once_terminated():
+        ray.shutdown()
 
 
 def _no_cluster(address: str, error: Exception) -> InputError:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-from importlib import metadata
 from pathlib import Path
 
 COMMIT_VARIABLE = "SEARCH_GIT_COMMIT"  # set by those who submit a job without a checkout
@@ -21,6 +19,8 @@ def git_commit() -> str:
 
 def requirements() -> str:
     """Return every installed distribution with its exact version, one a line."""
+    from importlib import metadata
+
     found = {
         f"{each.metadata['Name']}=={each.version}"
         for each in metadata.distributions()
@@ -48,6 +48,8 @@ def _checked_out() -> str:
     top = Path(__file__).parents[2]
     if not (top / ".git").exists():
         return ""
+    import subprocess
+
     try:
         asked = subprocess.run(
             ["git", "-C", str(top), "rev-parse", "HEAD"],
