@@ -11,7 +11,7 @@ from typing import Any
 from search.errors import InputError
 from search.options import parsing
 from search.options.settings import Settings, checked
-from search.tasks.kinds import Kind, default_kind, kinds
+from search.tasks.kinds import Kind, asked_kind, check_known, default_kind, kinds
 
 # On --resume every option comes from the search's parent run. These may differ ...
 MAY_DIFFER = (
@@ -22,6 +22,9 @@ MAY_DIFFER = (
     "state_dir",
     "json",
     "data_dir",
+    "objective",  # the digest of its code decides
+    "working_dir",
+    "changed_objective",
 )
 # ... and any other that was kept must be what it was.
 
@@ -41,7 +44,10 @@ def parse(argv: Sequence[str]) -> Settings:
     if (file := values["initial_points"]) is not None:
         values["initial_points"] = given["initial_points"] = _points(file)
         values["points_file"] = str(file)
-    return checked(default_kind(), values, given)
+    kind = asked_kind(given)
+    if values["resume"] is None:  # else the search itself says what kind it is
+        check_known(kind, given)
+    return checked(kind, values, given)
 
 
 def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:
@@ -55,6 +61,7 @@ def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:
             f"--resume {asked.name}: its task {kept['task']!r} is unknown to this version; "
             "install the version that began it"
         )
+    check_known(kind, asked.given)
     values = {**vars(_parser().parse_args([])), **kept, "resume": asked.name}
     for name, value in asked.given.items():
         if name in kept and name not in MAY_DIFFER:
@@ -179,12 +186,13 @@ def _add_tracking_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--experiment-name",
         metavar="NAME",
-        help=f"experiment (default: {default.experiment_name})",
+        help=f"experiment (default: {default.experiment_name({})}; with --objective its file's name)",
     )
     group.add_argument(
         "--registered-model",
         metavar="NAME",
-        help=f"registered model (default: {default.registered_model})",
+        help=f"registered model (default: {default.registered_model({})}; with --objective its "
+        "file's name)",
     )
     group.add_argument(
         "--name", metavar="NAME", help="the search's name, one per experiment (default: made up)"

@@ -120,8 +120,10 @@ def checked(kind: Kind, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
         ),
         tracking=Tracking(
             uri=tracking_uri(values["tracking_uri"]),
-            experiment_name=_given(values["experiment_name"], kind.experiment_name),
-            registered_model=_model_name(_given(values["registered_model"], kind.registered_model)),
+            experiment_name=_given(values["experiment_name"], kind.experiment_name(task)),
+            registered_model=_model_name(
+                _given(values["registered_model"], kind.registered_model(task))
+            ),
             developer=values["developer"] or os_user(),
         ),
         state_dir=Path(values["state_dir"]).absolute(),

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from search.errors import InputError
+
 if TYPE_CHECKING:
     from search.tasks.base import Task
 
@@ -29,7 +31,7 @@ class Option:
     @property
     def name(self) -> str:
         """The name of its value."""
-        return self.flag.lstrip("-").replace("-", "_")
+        return _name(self.flag)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,12 @@ class Kind:
 
     name: str
     options: tuple[Option, ...]
-    experiment_name: str
-    registered_model: str
+    experiment_name: Callable[[Values], str]  # unless --experiment-name is given
+    registered_model: Callable[[Values], str]  # unless --registered-model is given
     stem: Callable[[Values], str]  # what the name of a search without --name begins with
     check: Callable[[Values], None]  # raises InputError where options contradict each other
     open: Callable[[Request], Task]  # raises InputError; imports what is heavy
+    asked_by: str | None = None  # the option that asks for it; None: it is the default kind
 
 
 # where each kind lives, the default one first
@@ -71,3 +74,38 @@ def kinds() -> dict[str, Kind]:
 def default_kind() -> Kind:
     """Return the kind of task that is searched if no option asks for another."""
     return next(iter(kinds().values()))
+
+
+def asked_kind(given: Values) -> Kind:
+    """Return the kind of task that the given options ask for.
+
+    :raises InputError: they ask for two.
+    """
+    asked = [kind for kind in kinds().values() if _name(kind.asked_by) in given]
+    if len(asked) > 1:
+        flags = " and ".join(str(kind.asked_by) for kind in asked)
+        raise InputError(f"{flags}: each asks for another kind of task; give one of them")
+    return asked[0] if asked else default_kind()
+
+
+def check_known(kind: Kind, given: Values) -> None:
+    """Check that a kind of task understands the options given.
+
+    :raises InputError: one is another kind's.
+    """
+    known = {option.name for option in kind.options}
+    for other in kinds().values():
+        for option in other.options:
+            if option.name in given and option.name not in known:
+                raise InputError(
+                    f"{option.flag}: a {kind.name} task does not have it; {_advice(other)}"
+                )
+
+
+def _advice(kind: Kind) -> str:
+    together = "leave it out" if kind.asked_by is None else f"it goes with {kind.asked_by}"
+    return f"{together}, see --help"
+
+
+def _name(flag: str | None) -> str:
+    return "" if flag is None else flag.lstrip("-").replace("-", "_")

@@ -28,6 +28,7 @@ from search.values.metric import Metric
 from search.values.trial import Point
 
 ROUNDS = 40
+EXPERIMENT = "hills"
 TOP = 5.0  # the height at (1, -2)
 
 
@@ -84,8 +85,8 @@ def open_toy(_: Request) -> Task:
 KIND = Kind(
     name="toy",
     options=(),
-    experiment_name="hills",
-    registered_model="hill",
+    experiment_name=lambda _: EXPERIMENT,
+    registered_model=lambda _: "hill",
     stem=lambda _: "hill",
     check=lambda _: None,
     open=open_toy,

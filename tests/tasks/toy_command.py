@@ -31,7 +31,7 @@ def search(
 
 def runs_of(folder: Path, role: str) -> list[Run]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(toy.KIND.experiment_name)
+    experiment = client.get_experiment_by_name(toy.EXPERIMENT)
     if experiment is None:  # the search has just begun
         return []
     return list(client.search_runs([experiment.experiment_id], f"tags.`search.role` = '{role}'"))

@@ -97,8 +97,8 @@ def _open(request: Request) -> Task:
 GREEN_TAXI = Kind(
     name="taxi",
     options=OPTIONS,
-    experiment_name="nyc-taxi-experiment",
-    registered_model="nyc-taxi-duration",
+    experiment_name=lambda _: "nyc-taxi-experiment",
+    registered_model=lambda _: "nyc-taxi-duration",
     stem=lambda values: str(values["trainable"]),
     check=_check,
     open=_open,
