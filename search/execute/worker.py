@@ -7,6 +7,7 @@ Ray Tune nor MLflow nor hyperopt.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import signal
 import threading
@@ -16,23 +17,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from search.values.failure import last_line
 from search.values.metric import Metric
 from search.values.model import Fitted
 from search.values.report import (
     BEST_ITERATION,
     CURVE,
     CURVE_START,
+    EXTRA,
     FAILURE,
     FINAL,
     FIT_SECONDS,
     ROUND,
     SCORE,
+    STEPS,
     TRACEBACK,
 )
-from search.values.trial import Point
+from search.values.trial import Point, Result
 
 END_S = 10.0  # for a fit that waits at a rung to end
-LONGEST_FAILURE = 500  # characters
 
 Report = dict[str, Any]
 Fit = Callable[[Point, int, Any], Fitted]  # (point, rounds, shared data)
@@ -44,7 +47,7 @@ _KEPT: dict[str, Any] = {}  # in this worker: key -> data; one at a time
 class Job:
     """What all trials of a search have in common."""
 
-    trial: Callable[[Point, Any, Callable[[list[float]], None]], list[float]]  # the task's
+    trial: Callable[[Point, Any, Any], list[float] | Result]  # the task's, see tasks/base.py
     metric: Metric
     rungs: tuple[int, ...]  # rounds after which a trial reports, ascending
 
@@ -155,33 +158,61 @@ def run_trial(
     A failure is an outcome and is reported as one, so the worker stays usable for the next trial.
     Only a trial whose worker dies is tried again.
     """
-    started = time.perf_counter()
-    curve: list[float] = []
-    reported = 0
-
-    def report(**more: Any) -> None:
-        nonlocal reported
-        news = {CURVE: curve[reported:], CURVE_START: reported, ROUND: len(curve)}
-        reported = len(curve)
-        hand_over({**news, FIT_SECONDS: time.perf_counter() - started, **more})
-
-    def after_round(so_far: list[float]) -> None:
-        # numpy's numbers are not JSON; what is not a number is the trial's failure
-        curve.extend(float(score) for score in so_far[len(curve) :])
-        if len(curve) in job.rungs:
-            report(**_best(curve, job.metric))
-
+    reports = _Reports(job, hand_over)
     try:
-        returned = job.trial(config["params"], shared.fetched(), after_round)
-        curve[:] = [float(score) for score in returned]
-        outcome = _best(curve, job.metric)
-        if not outcome:
-            outcome = {FAILURE: f"no finite score in {len(curve)} rounds", TRACEBACK: ""}
+        outcome = reports.outcome(job.trial(config["params"], shared.fetched(), reports))
     except StoppedAtRung:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a user's trial raises is its outcome; no signal arrives on this thread
-        outcome = {FAILURE: _last_line(error), TRACEBACK: traceback.format_exc()}
-    report(**outcome, **{FINAL: True, "done": True})
+        outcome = {FAILURE: last_line(error), TRACEBACK: traceback.format_exc()}
+    reports.hand_over(**outcome, **{FINAL: True, "done": True})
+
+
+class _Reports:
+    """What one trial reports: handed over at each rung, and at its end."""
+
+    def __init__(self, job: Job, hand_over: Callable[[Report], None]) -> None:
+        self._job, self._hand_over = job, hand_over
+        self._started = time.perf_counter()
+        self._curve: list[float] = []
+        self._steps: list[int] = []  # of a trial that counts by itself
+        self._handed_over = 0  # values of the curve
+
+    def __call__(self, so_far: list[float]) -> None:
+        """Take the scores of all rounds so far."""
+        # numpy's numbers are not JSON; what is not a number is the trial's failure
+        self._curve.extend(float(score) for score in so_far[len(self._curve) :])
+        if len(self._curve) in self._job.rungs:
+            self.hand_over(**_best(self._curve, self._job.metric))
+
+    def at(self, step: int, score: float, extra: Callable[[], bytes]) -> None:
+        """Take the score at a step that the trial counts by itself, ascending."""
+        before = self._steps[-1] if self._steps else -1
+        self._curve.append(score)
+        self._steps.append(step)
+        if any(before < rung <= step for rung in self._job.rungs):
+            found = {SCORE: score} if math.isfinite(score) else {}
+            self.hand_over(**found, **{EXTRA: extra()})
+
+    def outcome(self, returned: list[float] | Result) -> Report:
+        """Return what the last report says of the trial's end."""
+        if isinstance(returned, Result):
+            if returned.score is not None:
+                return {SCORE: returned.score, EXTRA: returned.extra}
+            failure = {FAILURE: returned.failure, TRACEBACK: returned.traceback}
+            return {**failure, EXTRA: returned.extra}
+        self._curve[:] = [float(score) for score in returned]
+        if not (outcome := _best(self._curve, self._job.metric)):
+            return {FAILURE: f"no finite score in {len(self._curve)} rounds", TRACEBACK: ""}
+        return outcome
+
+    def hand_over(self, **more: Any) -> None:
+        """Hand over what is new."""
+        start, self._handed_over = self._handed_over, len(self._curve)
+        news: Report = {CURVE: self._curve[start:], CURVE_START: start, ROUND: len(self._curve)}
+        if self._steps:
+            news |= {STEPS: self._steps[start:], ROUND: self._steps[-1]}
+        self._hand_over({**news, FIT_SECONDS: time.perf_counter() - self._started, **more})
 
 
 def run_fit(fit: Fit, point: Point, rounds: int, shared: Shared) -> Fitted:
@@ -203,10 +234,3 @@ def _best(curve: list[float], metric: Metric) -> dict[str, Any]:
     """Return the best score so far and its round; nothing while no score is finite."""
     best = metric.best_index(curve)
     return {} if best is None else {SCORE: curve[best], BEST_ITERATION: best}
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the exception as Python names it, on one line."""
-    message = str(error).strip().splitlines()
-    name = type(error).__name__
-    return (f"{name}: {message[0]}" if message else name)[:LONGEST_FAILURE]

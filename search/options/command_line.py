@@ -186,7 +186,8 @@ def _add_tracking_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--experiment-name",
         metavar="NAME",
-        help=f"experiment (default: {default.experiment_name({})}; with --objective its file's name)",
+        help=f"experiment (default: {default.experiment_name({})}; with --objective its "
+        "file's name)",
     )
     group.add_argument(
         "--registered-model",

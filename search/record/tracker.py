@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.air.integrations.mlflow import MLflowLoggerCallback
@@ -14,14 +15,24 @@ from search.values.report import (
     BEST_ITERATION,
     CURVE,
     CURVE_START,
+    EXTRA,
     FAILURE,
     FINAL,
     FIT_SECONDS,
     ROUND,
     SCORE,
+    STEPS,
     TRACEBACK,
 )
-from search.values.trial import SCORED, Outcome, Proposal, best
+from search.values.trial import SCORED, Outcome, Point, Proposal, best
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the task has to say of a trial."""
+
+    params: Callable[[Point], Mapping[str, Any]] = field(default=dict)  # a point's, for MLflow
+    ended: Callable[[Outcome, bytes], str] = field(default=lambda _outcome, _extra: "")
 
 
 class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
@@ -40,6 +51,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         rungs: Sequence[int] = (),
         before: Sequence[Outcome] = (),
         rounds: Mapping[str, int] | None = None,
+        task: Hooks | None = None,
     ) -> None:
         """``put`` takes the events.
 
@@ -49,6 +61,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         super().__init__()
         self._put, self._metric = put, metric
         self._has_rounds = has_rounds
+        self._task = task or Hooks()
         self._rungs = frozenset(rungs)
         self._before = len(before)
         self._running: dict[str, Mapping[str, Any]] = {}  # trial id -> its last report
@@ -83,22 +96,31 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
             self._params[proposal.trial_id] = proposal.params
             self._rounds.setdefault(proposal.trial_id, 0)
             self._passed[proposal.trial_id] = {}
-            self._put(Started(proposal.trial_id, proposal.params, now_ms()))
+            shown = self._task.params(proposal.params)
+            self._put(Started(proposal.trial_id, proposal.params, now_ms(), shown))
         self._running[proposal.trial_id] = {}
 
     def log_trial_result(self, iteration: int, trial: Any, result: Mapping[str, Any]) -> None:
         """Record what is new of the curve."""
         trial_id = trial.config["trial_id"]
         self._running[trial_id] = result
-        if result[ROUND] in self._rungs and SCORE in result:
-            self._passed[trial_id][str(result[ROUND])] = float(result[SCORE])
-        known, start = self._rounds[trial_id], int(result[CURVE_START])
-        fresh = tuple(result[CURVE][max(0, known - start) :])
+        passed = [rung for rung in self._rungs if rung <= result[ROUND]]
+        is_judged = not result.get(FINAL) or result[ROUND] in self._rungs
+        if passed and SCORE in result and is_judged:
+            self._passed[trial_id][str(max(passed))] = float(result[SCORE])
+        known, curve = self._rounds[trial_id], result[CURVE]
+        steps = result.get(STEPS) or range(start := int(result[CURVE_START]), start + len(curve))
+        fresh = {step: value for step, value in zip(steps, curve, strict=True) if step >= known}
         if fresh:
-            self._rounds[trial_id] = known + len(fresh)
-            former = self._news.get(trial_id, Progressed(trial_id, known, (), 0))
-            curve = former.curve + fresh
-            self._news[trial_id] = Progressed(trial_id, former.start, curve, now_ms())
+            self._rounds[trial_id] = max(fresh) + 1
+            former = self._news.get(trial_id, Progressed(trial_id, min(fresh), (), 0))
+            self._news[trial_id] = Progressed(
+                trial_id,
+                former.start,
+                former.curve + tuple(fresh.values()),
+                now_ms(),
+                former.steps + tuple(fresh) if STEPS in result else (),
+            )
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
         """Put what is new of the trials that go on."""
@@ -134,16 +156,18 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         rest = self._news.pop(trial_id, Progressed(trial_id, 0, (), 0))
         has_score = status in SCORED
         failure = str(report.get(FAILURE, ""))
-        self.outcomes.append(
-            Outcome(
-                trial_id=trial_id,
-                params=self._params[trial_id],
-                status=status,
-                score=float(report[SCORE]) if has_score else None,
-                best_iteration=int(report[BEST_ITERATION]) if has_score else None,
-                failure=failure,
-            )
+        outcome = Outcome(
+            trial_id=trial_id,
+            params=self._params[trial_id],
+            status=status,
+            score=float(report[SCORE]) if has_score else None,
+            best_iteration=int(report.get(BEST_ITERATION, 0)) if has_score else None,
+            failure=failure,
         )
+        self.outcomes.append(outcome)
+        logged = ""
+        if status != "interrupted":
+            logged = self._task.ended(outcome, report.get(EXTRA, b""))
         self._put(
             Ended(
                 trial_id=trial_id,
@@ -156,6 +180,8 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
                 traceback=str(report.get(TRACEBACK, "")),
                 start=rest.start,
                 curve=rest.curve,
+                steps=rest.steps,
+                logged=logged,
             )
         )
 

@@ -74,7 +74,8 @@ class TrialRuns:
     def describe(self, run_id: str, event: Started) -> None:
         """Write the trial's params and data."""
         metadata = self.runs.metadata
-        self.store.describe(run_id, {**event.params, **metadata.params}, data=metadata.data)
+        params = event.params if event.shown is None else event.shown
+        self.store.describe(run_id, {**params, **metadata.params}, data=metadata.data)
 
     def progress(self, run_id: str, event: Progressed) -> None:
         """Write a piece of the curve."""
@@ -104,5 +105,6 @@ class TrialRuns:
 
     def _curve(self, event: Progressed | Ended) -> list[Score]:
         """Return a piece of the curve; step = round, from 0 as in `best_iteration`."""
-        steps = enumerate(event.curve, start=event.start)
-        return [Score(self.runs.curve, value, event.at_ms, step) for step, value in steps]
+        steps = event.steps or range(event.start, event.start + len(event.curve))
+        points = zip(steps, event.curve, strict=True)
+        return [Score(self.runs.curve, value, event.at_ms, step) for step, value in points]

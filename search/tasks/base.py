@@ -18,7 +18,7 @@ from search.suggest.space import Space
 from search.values.data import DataDescription
 from search.values.metric import Metric
 from search.values.model import Fitted, Judgement, Package
-from search.values.trial import Point
+from search.values.trial import Outcome, Point, Result
 
 
 class Task(Protocol):
@@ -70,18 +70,27 @@ class Prepared:
     params: Mapping[str, str] = field(default_factory=dict)  # of every run
     tags: Mapping[str, str] = field(default_factory=dict)  # of every run
     summary: Mapping[str, Any] | None = None  # the key `data` of the JSON
+    ended: Callable[[Outcome, bytes], str] | None = None  # told of each trial's end, in the driver
 
 
 class Trial(Protocol):
     """One trial. Picklable, and the only part that runs in a worker; its module imports little."""
 
-    def __call__(
-        self, point: Point, shared: Any, report: Callable[[list[float]], None]
-    ) -> list[float]:
-        """Return the scores, one a round; ``report`` them so far after each round.
+    def __call__(self, point: Point, shared: Any, report: Report) -> list[float] | Result:
+        """Return the scores, one a round, of which the best counts; or a result.
 
         ``report`` may end the trial by raising. Whatever else is raised is the trial's failure.
         """
+
+
+class Report(Protocol):
+    """What a trial calls while it runs."""
+
+    def __call__(self, so_far: list[float]) -> None:
+        """Report the scores of all rounds so far, after each round."""
+
+    def at(self, step: int, score: float, extra: Callable[[], bytes]) -> None:
+        """Report a score at a step; ``extra`` is asked at a rung, as if the trial ended."""
 
 
 class Refit(Protocol):

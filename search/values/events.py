@@ -15,8 +15,9 @@ class Started:
     """A trial began."""
 
     trial_id: str
-    params: Mapping[str, Any]
+    params: Mapping[str, Any]  # the point
     at_ms: int  # milliseconds since the epoch, as in all events
+    shown: Mapping[str, Any] | None = None  # its params in MLflow; None: the point itself
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Progressed:
     start: int  # the round, from 0, of the first value
     curve: tuple[float, ...]
     at_ms: int
+    steps: tuple[int, ...] = ()  # of the values; empty: one after the other from ``start``
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Ended:
     traceback: str = ""
     start: int = 0  # of the rest of the curve, as in Progressed
     curve: tuple[float, ...] = ()
+    steps: tuple[int, ...] = ()
+    logged: str = ""  # a folder with what the trial itself logged
 
 
 Event = Started | Progressed | Ended
@@ -62,6 +66,5 @@ def from_json(fields: Mapping[str, Any]) -> Event:
     """
     values = dict(fields)
     kind = KINDS[values.pop("kind")]
-    if "curve" in values:
-        values["curve"] = tuple(values["curve"])
+    values |= {name: tuple(values[name]) for name in ("curve", "steps") if name in values}
     return kind(**values)

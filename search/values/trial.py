@@ -48,6 +48,16 @@ class Outcome:
     failure: str  # the last line of the error; empty if it did not fail
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a trial hands over at its end."""
+
+    score: float | None  # None: it failed
+    extra: bytes = b""  # for the task's own code in the driver
+    failure: str = ""  # the last line of the error
+    traceback: str = ""
+
+
 def trial_id(number: int) -> str:
     """Return the id of a search's ``number``-th trial, from 1."""
     return f"{number:04d}"

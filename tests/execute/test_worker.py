@@ -281,7 +281,7 @@ class TestWorker:
     ) -> None:
         """If a bug of ours ends a fit without an outcome, the call does not wait for ever."""
         trials.append(Scripted(FALLING[:1], raises=ValueError()))
-        monkeypatch.setattr(module, "_last_line", lambda _: 1 / 0)
+        monkeypatch.setattr(module, "last_line", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             worker.begin(CONFIG)
 
