@@ -3,6 +3,7 @@
 ::
 
     SearchError            1    the search failed
+    ├── NothingFinished    1    no trial has a score
     ├── InputError         2    bad usage or bad input, found before the first trial
     ├── TakenOver          1    another process drives the search now
     └── Interrupted      130    SIGINT or SIGTERM
@@ -21,6 +22,10 @@ class SearchError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
+
+
+class NothingFinished(SearchError):
+    """No trial has a score."""
 
 
 class TakenOver(SearchError):

@@ -63,12 +63,14 @@ def _search(settings: Settings) -> int:
         from search.present.progress import Display
 
         with StopSignal() as stop, libraries_silenced(folder / "log.txt") as terminal:
-            from search.conduct.session import Session
+            from search.conduct.clock import Clock
 
-            session = Session(folder, Display(terminal.messages), stop)  # its clock starts
+            clock = Clock()
 
             from search.conduct.search import conduct
+            from search.conduct.session import Session
 
+            session = Session(folder, Display(terminal.messages), stop, clock)
             summary = conduct(settings, session)
             if settings.json:
                 print(summary.json(), file=terminal.result, flush=True)

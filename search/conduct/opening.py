@@ -69,7 +69,7 @@ def open_search(
     """
     location = resume.find(asked) if asked.resume else None
     plan = planned(resume.settings_of(location, asked), opened)
-    cluster = Cluster(plan.settings.machines.address, session.folder)
+    cluster = session.cluster(plan.settings.machines.address, session.folder)
     warmed_up = stack.enter_context(warmup(plan.task.warmup if cluster.is_ours else None))
     prepared = plan.task.prepare(session.display)
     if location is None:
@@ -96,7 +96,7 @@ def join_cluster(opened: Opened, stack: contextlib.ExitStack) -> Ready:
     cluster.join()
     session.stop.listen()  # `ray.init` has taken the signals over
     nodes = _checked_nodes(opened)
-    return Ready(nodes, share(opened.prepared.shared))
+    return Ready(nodes, share(opened.prepared.shared()))
 
 
 @contextlib.contextmanager
@@ -174,4 +174,4 @@ def _errors_say_how_to_go_on(settings: Settings) -> Iterator[None]:
     except MlflowException as error:
         raise SearchError(f"the tracking server: {first_line(error)}; {go_on}") from error
     except SearchError as error:
-        raise SearchError(f"{error}; {go_on}") from error
+        raise type(error)(f"{error}; {go_on}") from error

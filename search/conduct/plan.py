@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from search.errors import InputError
 from search.execute.halving import rungs
 from search.options.settings import Settings
+from search.record import template_store
 from search.suggest.space import Space
 from search.tasks.base import Task
 from search.tasks.kinds import Request
@@ -48,8 +50,19 @@ def open_task(settings: Settings) -> Task:
 
     :raises InputError: it cannot be opened.
     """
-    threads = settings.machines.cpus_per_trial
-    return settings.kind.open(Request(settings.task, settings.seed, threads))
+    return settings.kind.open(request_of(settings))
+
+
+def request_of(settings: Settings) -> Request:
+    """Return what a task is opened with."""
+    return Request(
+        values=settings.task,
+        seed=settings.seed,
+        generator=settings.generator,
+        points=len(settings.initial_points),
+        threads=settings.machines.cpus_per_trial,
+        empty_store=partial(template_store.template, settings.state_dir),
+    )
 
 
 def planned(settings: Settings, opened: OpenTask = open_task) -> Plan:
@@ -63,7 +76,7 @@ def planned(settings: Settings, opened: OpenTask = open_task) -> Plan:
     return Plan(
         settings=settings,
         task=task,
-        rungs=rungs(task.rounds) if has_rungs and task.rounds else (),
+        rungs=rungs(task.rounds or None, task.grace) if has_rungs else (),
         first=settings.initial_points,
     )
 

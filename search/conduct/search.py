@@ -11,7 +11,7 @@ from search.conduct.plan import OpenTask, open_task
 from search.conduct.refit import RefitJob, refitted
 from search.conduct.session import Session
 from search.conduct.trials import Trials
-from search.errors import Interrupted, SearchError
+from search.errors import Interrupted, NothingFinished
 from search.execute.stop_signal import StopSignal
 from search.options.settings import Settings
 from search.present.summary import RefitSummary, Summary, nothing_finished_line
@@ -34,7 +34,7 @@ def conduct(asked: Settings, session: Session, opened_task: OpenTask = open_task
     """
     clock = session.clock
     # the process is forked, so it comes before the first thread
-    with WriterProcess() as process, contextlib.ExitStack() as stack:
+    with session.writer_process() as process, contextlib.ExitStack() as stack:
         search = open_search(asked, opened_task, session, stack)
         if search.is_complete:
             session.say(f"search {search.plan.settings.name!r} is complete: nothing is left to do")
@@ -85,7 +85,7 @@ def _best(done: PriorWork, metric: Metric, stop: StopSignal) -> Outcome:
     if stop.interrupted:
         raise Interrupted("interrupted: the ended trials are kept in MLflow, no refit was made")
     if (chosen := best(done.ended, metric)) is None:
-        raise SearchError(nothing_finished_line(done.ended))
+        raise NothingFinished(nothing_finished_line(done.ended))
     return chosen
 
 

@@ -1,45 +1,28 @@
-"""One run of a command: what it has at hand from its first moment to its last."""
+"""One run of a search: what it has at hand from its first moment to its last."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from search.conduct.clock import Clock
+from search.execute.cluster import Cluster
 from search.execute.stop_signal import StopSignal
 from search.present.progress import Display
-
-PARTS = ("start_up", "search", "refit")
-
-
-class Clock:
-    """Measures the parts of a search, in seconds, from when it is made."""
-
-    def __init__(self) -> None:
-        self._started = self._lap = time.monotonic()
-        self._parts = dict.fromkeys(PARTS, 0.0)
-
-    def lap(self, part: str) -> None:
-        """Count the time since the last lap as this part."""
-        now = time.monotonic()
-        self._parts[part] = now - self._lap
-        self._lap = now
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The seconds of each part, and in total until now."""
-        parts = {**self._parts, "total": time.monotonic() - self._started}
-        return {part: round(seconds, 3) for part, seconds in parts.items()}
+from search.record.writer_process import WriterProcess
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a running command has at hand."""
+    """What a running search has at hand."""
 
     folder: Path  # the search's own, below the state directory
     display: Display
     stop: StopSignal
     clock: Clock = field(default_factory=Clock)
+    cluster: Callable[[str, Path], Cluster] = Cluster  # (address, folder)
+    writer_process: Callable[[], WriterProcess] = WriterProcess
 
     def say(self, line: str) -> None:
         """Print one line."""

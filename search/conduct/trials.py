@@ -23,6 +23,7 @@ from search.present.progress import Progress
 from search.present.summary import trials_line
 from search.record.journal import Journal
 from search.record.prior_work import PriorWork
+from search.record.tracker import Hooks as TaskHooks
 from search.record.tracker import TrialTracker
 from search.record.trial_runs import TrialRuns
 from search.record.writer import Hooks, Writer
@@ -60,6 +61,7 @@ class Trials:
         if not left:
             return prior
         session, stop = self.session, self.session.stop
+        self.prepared.recovered(prior.ended)
         for note in notes_on_versions():
             session.say(note)
         writer = self._writer(prior)
@@ -106,6 +108,7 @@ class Trials:
             rungs=self.plan.rungs,
             before=prior.ended,
             rounds=prior.rounds,
+            task=TaskHooks(task.space.params, self.prepared.ended or TaskHooks().ended),
         )
 
     def _trial_run(self, known: Known, left: int) -> TrialRun:
@@ -131,14 +134,28 @@ class Trials:
             self.session.say(
                 f"note: {surplus} of {len(plan.first)} initial points come after the last trial"
             )
+        like_fmin = plan.task.like_fmin
         return TPESearch(
             plan.task.space,
             plan.task.metric,
             seed=plan.settings.seed,
+            seeds=None if like_fmin is None else like_fmin.seeds,
+            algorithm=self._algorithm(),
             first=plan.first,
-            past=[*known.others, *known.prior.past],
+            past=[
+                *(() if like_fmin is None else like_fmin.past),
+                *known.others,
+                *known.prior.past,
+            ],
             again=known.prior.in_flight[:left],
+            enough=lambda: self.session.stop.is_enough,
         )
+
+    def _algorithm(self) -> Callable[[Any], Algorithm]:
+        like_fmin = self.plan.task.like_fmin
+        if like_fmin is not None and like_fmin.suggest is not None:
+            return partial(HyperoptSuggest, suggest=like_fmin.suggest)
+        return named(self.plan.settings.algorithm)
 
     def _must_end(self, tracker: TrialTracker) -> bool:
         stop = self.session.stop

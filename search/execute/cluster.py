@@ -38,6 +38,21 @@ class Cluster:
         self._thread = threading.Thread(target=self._live, name="cluster", daemon=True)
 
     @property
+    def folder(self) -> Path:
+        """The folder below which a cluster of our own keeps its files."""
+        return self._folder
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether it was started, or joined."""
+        return self._thread.ident is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Tell whether it could not be started."""
+        return self._failure is not None
+
+    @property
     def is_ours(self) -> bool:
         """Tell whether the cluster is this machine alone, for this search alone."""
         return self._address == "local"

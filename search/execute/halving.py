@@ -17,13 +17,21 @@ from search.values.report import ROUND, SCORE
 
 # Of the trials that reach a rung the best 1 in REDUCTION go on (docs/decisions/0007-halving.md).
 REDUCTION = 2
-GRACE_SHARE = 8  # the first rung is at this fraction of the rounds ...
-LEAST_GRACE = 10  # ... but not before this round
+GRACE_SHARE = 8  # the first rung is at this fraction of the rounds
 
 
-def rungs(rounds: int) -> tuple[int, ...]:
-    """Return the rounds at which trials are judged, ascending, the last round not among them."""
-    grace = max(LEAST_GRACE, rounds // GRACE_SHARE)
+LEAST_GRACE = 10  # rounds before the first rung, unless a task says another number
+OPEN_RUNGS = tuple(3**power for power in range(13))  # 1, 3, 9, ... 531,441
+
+
+def rungs(rounds: int | None, least: int = LEAST_GRACE) -> tuple[int, ...]:
+    """Return the rounds at which trials are judged, ascending, the last round not among them.
+
+    None is before ``least``. Of ``None``, which is an unknown number of rounds: powers of 3.
+    """
+    if rounds is None:
+        return OPEN_RUNGS
+    grace = max(least, rounds // GRACE_SHARE)
     found = []
     while grace < rounds:
         found.append(grace)

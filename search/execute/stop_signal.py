@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -29,6 +30,8 @@ class StopSignal:
         self._direct = self._relayed = 0  # how many signals came each way
         self.failure: SearchError | None = None  # why going on is pointless
         self._deadline: float | None = None  # monotonic seconds
+        self._is_enough = False
+        self._enough_at: float | None = None  # monotonic seconds
         self._is_graceful = False
         self._is_deferred = False
         self._former: dict[signal.Signals, Any] = {}
@@ -40,12 +43,15 @@ class StopSignal:
 
     def listen(self) -> None:
         """Handle the signals; again after a library has taken them over, as `ray.init` does."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # the main thread has the signals, and does something else
         for number in SIGNALS:
             signal.signal(number, self._handle)
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._former.items():
+                signal.signal(number, handler)
 
     def __call__(self) -> bool:
         """Tell whether no further trial may start, and the running ones must end."""
@@ -71,9 +77,22 @@ class StopSignal:
         """Tell whether the time budget is used up."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
+    @property
+    def is_enough(self) -> bool:
+        """Tell whether no further trial may start; those that run go on."""
+        is_late = self._enough_at is not None and time.monotonic() >= self._enough_at
+        return self._is_enough or is_late
+
     def after(self, budget_s: float | None) -> None:
         """Start the clock of the time budget, if there is one."""
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
+
+    def enough(self, within_s: float = 0.0) -> None:
+        """Have no further trial start once ``within_s`` have passed. Any thread may call this."""
+        if within_s:
+            self._enough_at = time.monotonic() + within_s
+        else:
+            self._is_enough = True
 
     def fail(self, error: SearchError) -> None:
         """End the search because of ``error``; the first one counts. Any thread may call this."""

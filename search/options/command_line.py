@@ -28,6 +28,7 @@ MAY_DIFFER = (
 )
 # ... and any other that was kept must be what it was.
 
+ALGORITHMS = ("hyperopt", "random", "anneal")
 GROUPS = ("what is searched", "data", "where it runs", "where it is kept")
 
 
@@ -50,6 +51,15 @@ def parse(argv: Sequence[str]) -> Settings:
     return checked(kind, values, given)
 
 
+def from_python(kind: Kind, given: Mapping[str, Any]) -> Settings:
+    """Return the settings that a call from Python asks for.
+
+    :raises InputError: an option has a value that it cannot have.
+    """
+    values = {**vars(_parser().parse_args([])), **given, "from_python": True}
+    return checked(kind, values, given)
+
+
 def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:
     """Return the settings of a search that goes on: what it kept, and what may differ.
 
@@ -63,6 +73,7 @@ def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:
         )
     check_known(kind, asked.given)
     values = {**vars(_parser().parse_args([])), **kept, "resume": asked.name}
+    values["from_python"] = asked.from_python
     for name, value in asked.given.items():
         if name in kept and name not in MAY_DIFFER:
             now, before = _comparable(kind, name, value), kept[name]
@@ -135,6 +146,12 @@ def _add_search_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--seed", type=parsing.seed, default=42, metavar="N", help="seeds the searcher and the fits"
+    )
+    group.add_argument(
+        "--algorithm",
+        choices=ALGORITHMS,
+        default="hyperopt",
+        help="how points are chosen: hyperopt's TPE, at random, or by its annealing",
     )
     group.add_argument(
         "--scheduler",

@@ -54,6 +54,8 @@ class Settings:
     points_file: str  # where they came from
     warm_start: tuple[str, ...]
     seed: int
+    generator: Mapping[str, Any] | None  # instead of the seed: a state of numpy's, see HyperoptSeeds
+    algorithm: str  # "hyperopt", "random" or "anneal"; "custom": one that a script passed
     scheduler: str  # "asha" or "none"
     time_budget_s: float | None
     machines: Machines
@@ -61,6 +63,7 @@ class Settings:
     state_dir: Path
     json: bool
     given: Mapping[str, Any]  # what the command line names, without defaults
+    from_python: bool  # asked for by a call of fmin, not by the command
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -72,6 +75,8 @@ class Settings:
             "initial_points": list(self.initial_points),
             "warm_start": list(self.warm_start),
             "seed": self.seed,
+            "generator": self.generator,
+            "algorithm": self.algorithm,
             "scheduler": self.scheduler,
             "time_budget": self.time_budget_s,
             "max_concurrent": self.machines.max_concurrent,
@@ -83,7 +88,9 @@ class Settings:
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with this search; without credentials."""
+        """The command, or the call, that goes on with this search; without credentials."""
+        if self.from_python:
+            return f"fmin(..., resume={self.name!r})"
         given = {name: str(self.given[name]) for name in WHERE if self.given.get(name)}
         where = {name: without_credentials(value) for name, value in given.items()}
         words = ["python", "-m", "search.run"]
@@ -111,6 +118,8 @@ def checked(kind: Kind, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
         points_file=values.get("points_file", ""),
         warm_start=tuple(values["warm_start"]),
         seed=values["seed"],
+        generator=values.get("generator"),
+        algorithm=values["algorithm"],
         scheduler=values["scheduler"],
         time_budget_s=values["time_budget"],
         machines=Machines(
@@ -129,6 +138,7 @@ def checked(kind: Kind, values: Mapping[str, Any], given: Mapping[str, Any]) -> 
         state_dir=Path(values["state_dir"]).absolute(),
         json=values["json"],
         given=given,
+        from_python=values.get("from_python", False),
     )
 
 

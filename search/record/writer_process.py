@@ -10,8 +10,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -21,6 +24,7 @@ from search.record.store import Store
 from search.record.trial_runs import TrialRuns
 
 END_S = 2.0  # for the process to end by itself
+PACKAGES = Path(__file__).parents[2]  # where this package is imported from
 
 
 class WriterProcess:
@@ -32,20 +36,27 @@ class WriterProcess:
     """
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("fork")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._pipe), daemon=True)
+        self._pipe, self._theirs = multiprocessing.Pipe()
         self._lock = threading.Lock()
         self._serves: TrialRuns | None = None
 
     def __enter__(self) -> WriterProcess:
-        self._process.start()
+        self._start()
+        self._theirs.close()  # so that each side notices the other's end
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._pipe.close()
-        self._process.join(END_S)
-        self._process.kill()  # one that waits for a server would wait on
+        self._end(END_S)  # one that waits for a server would wait on
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_serve, args=(self._theirs, self._pipe), daemon=True)
+        self._process.start()
+
+    def _end(self, within_s: float) -> None:
+        self._process.join(within_s)
+        self._process.kill()
 
     def ask(self, runs: TrialRuns, name: str, *args: Any) -> Any:
         """Return what the method ``name`` of ``runs`` returns; raise what it raises.
@@ -78,9 +89,34 @@ class WriterProcess:
         return answer
 
 
-def _serve(pipe: Connection, theirs: Connection) -> None:
+class NewWriterProcess(WriterProcess):
+    """The same in a new interpreter, for a process that has threads and connections already.
+
+    It takes seconds to import what it needs; calls wait for it meanwhile.
+    """
+
+    def _start(self) -> None:
+        path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
+        descriptor = self._theirs.fileno()
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(descriptor)],
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    def _end(self, within_s: float) -> None:
+        try:
+            self._child.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+
+def _serve(pipe: Connection, theirs: Connection | None) -> None:
     """Answer until the other process closes its end."""
-    theirs.close()
+    if theirs is not None:
+        theirs.close()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the driver decides what they mean
     runs: TrialRuns | None = None
@@ -117,3 +153,7 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001 - an exception's constructor may want anything
         return MlflowException(first_line(error))
     return error
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), None)

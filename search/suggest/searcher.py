@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,17 +47,18 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         first: Sequence[Point] = (),
         past: Iterable[PastTrial] = (),
         again: Iterable[Proposal] = (),
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Search ``space``, with the points ``first`` as its trials 1, 2, ...
 
         ``past``: trials that have ended. ``again``: trials of this search that were interrupted;
-        they are proposed first, under the ids they have.
+        they are proposed first, under the ids they have. ``enough``: tells when to propose no more.
 
         :raises InputError: a point is not in the space.
         """
         super().__init__(metric=SCORE, mode=TUNE_MODE[metric.direction], random_state_seed=seed)
         self._search_space, self._loss = space, metric.loss
-        self._seed = seed
+        self._seed, self._enough = seed, enough
         self._space = space.root
         self._first = [space.labels_of(point) for point in first]
         self._again = deque((int(each.trial_id), space.labels_of(each.params)) for each in again)
@@ -69,8 +70,10 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
         self._remember(list(past))
         self._taken = {*self._history.numbers, *(number for number, _ in self._again)}
 
-    def suggest(self, tune_trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, tune_trial_id: str) -> dict[str, Any] | str | None:
         """Return the next :class:`Proposal`, as Tune's config."""
+        if self._enough():
+            return str(HyperOptSearch.FINISHED)
         number, labels = self._again.popleft() if self._again else (self._free_number(), None)
         self._number_of[tune_trial_id] = number
         if labels is None and number <= len(self._first):

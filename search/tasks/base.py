@@ -6,7 +6,7 @@ command line, a :class:`Task`, and a module of worker code with its :class:`Tria
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,11 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from search.suggest.seeds import Seeds
 from search.suggest.space import Space
 from search.values.data import DataDescription
+from search.values.kept import Kept
 from search.values.metric import Metric
 from search.values.model import Fitted, Judgement, Package
-from search.values.trial import Outcome, Point, Result
+from search.values.trial import Outcome, PastTrial, Point, Result
+
+
+OPEN_ENDED = 0  # rounds of a task that does not know how many there are
 
 
 class Task(Protocol):
@@ -42,7 +47,15 @@ class Task(Protocol):
 
     @property
     def rounds(self) -> int | None:
-        """The most rounds that a trial reports; None: it reports once."""
+        """The most rounds that a trial reports, or OPEN_ENDED; None: it reports once."""
+
+    @property
+    def grace(self) -> int:
+        """The rounds before a trial is judged, at least."""
+
+    @property
+    def like_fmin(self) -> LikeFmin | None:
+        """How points are drawn as ``hyperopt.fmin`` draws them; None: they are drawn our way."""
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -60,17 +73,29 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class LikeFmin:
+    """What ``hyperopt.fmin`` would draw points with."""
+
+    seeds: Seeds
+    suggest: Callable[..., Any] | None = None  # in the place of the option --algorithm
+    past: Sequence[PastTrial] = ()  # what its ``trials`` held before
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A task with its data."""
 
     trial: Trial
     refit: Refit | None  # None: nothing is fitted again
-    shared: Any = None  # what all trials work on; put into Ray's object store once
+    shared: Callable[[], Any] = lambda: None  # what all trials work on; asked for once, late
     data: DataDescription | None = None
     params: Mapping[str, str] = field(default_factory=dict)  # of every run
     tags: Mapping[str, str] = field(default_factory=dict)  # of every run
     summary: Mapping[str, Any] | None = None  # the key `data` of the JSON
-    ended: Callable[[Outcome, bytes], str] | None = None  # told of each trial's end, in the driver
+    files: Mapping[str, str] = field(default_factory=dict)  # texts of the parent run, by path
+    code_digest: str = ""  # 32 hex digits of the user's code, if a change of it matters
+    recovered: Callable[[Sequence[Outcome]], None] = lambda _: None  # by an earlier start
+    ended: Callable[[Outcome, bytes], Kept | None] = lambda _outcome, _extra: None  # in the driver
 
 
 class Trial(Protocol):

@@ -40,7 +40,10 @@ class Request:
 
     values: Values  # of the kind's own options
     seed: int
+    generator: Mapping[str, Any] | None  # in its place, see HyperoptSeeds
+    points: int  # how many initial points there are
     threads: int  # of each trial's fit
+    empty_store: Callable[[], bytes]  # a database of the installed MLflow; takes seconds
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Kind:
 
 
 # where each kind lives, the default one first
-PLACES = ("search.tasks.green_taxi.kind:GREEN_TAXI",)
+PLACES = (
+    "search.tasks.green_taxi.kind:GREEN_TAXI",
+    "search.tasks.objective.kind:OBJECTIVE",
+)
 
 
 def kinds() -> dict[str, Kind]:

@@ -63,6 +63,8 @@ class Toy:
     model: ClassVar[str] = "hill"
     metric: ClassVar[Metric] = Metric("height", "maximize")
     rounds: ClassVar[int] = ROUNDS
+    grace: ClassVar[int] = 10
+    like_fmin: ClassVar[None] = None
     warmup: ClassVar[None] = None
     params: ClassVar[Mapping[str, Any]] = {"top": TOP}
 

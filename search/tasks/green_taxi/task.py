@@ -67,6 +67,15 @@ class GreenTaxi:
         return self.trainable.rounds(self.settings)
 
     @property
+    def like_fmin(self) -> None:
+        """Draw points our way."""
+
+    @property
+    def grace(self) -> int:
+        """The rounds before a trial is judged, at least."""
+        return 10
+
+    @property
     def params(self) -> Mapping[str, Any]:
         """What was set, the trainable's settings and its name."""
         overrides = self.values["set"]
@@ -102,7 +111,7 @@ class GreenTaxi:
         return Prepared(
             trial=TaxiTrial(name, self.settings),
             refit=TaxiRefit(name, self.settings, data, made_up=located.origin == "sample"),
-            shared=data.dataset,
+            shared=lambda: data.dataset,
             data=_description(data),
             params={
                 "train-data-path": data.train.path,

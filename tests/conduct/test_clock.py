@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from search.conduct.session import PARTS, Clock
+from search.conduct.clock import PARTS, Clock
 
 
 def test_parts_add_up_to_the_total() -> None:

@@ -1,0 +1,80 @@
+"""A search in the user's own process: a script or a notebook, which goes on afterwards."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from search.conduct.clock import Clock
+from search.conduct.plan import OpenTask
+from search.conduct.search import conduct
+from search.conduct.session import Session
+from search.execute.cluster import Cluster
+from search.execute.stop_signal import StopSignal
+from search.options.settings import Settings
+from search.present.progress import Display
+from search.present.summary import Summary
+from search.record.writer_process import NewWriterProcess
+
+_kept: dict[str, KeptCluster] = {}  # by address: Ray stays up for the next search
+
+
+def conducted(
+    settings: Settings,
+    open_task: OpenTask,
+    folder: Path,
+    display: Display,
+    begin: Callable[[StopSignal], None],
+) -> Summary:
+    """Run a search. ``begin`` is given what ends it.
+
+    :raises SearchError: as :func:`search.conduct.search.conduct`.
+    """
+    clock = Clock()
+    with StopSignal() as stop:
+        begin(stop)
+        session = Session(
+            folder=folder,
+            display=display,
+            stop=stop,
+            clock=clock,
+            cluster=kept_cluster,
+            writer_process=NewWriterProcess,
+        )
+        return conduct(settings, session, open_task)
+
+
+class KeptCluster(Cluster):
+    """A cluster that goes when this process ends."""
+
+    def __enter__(self) -> Cluster:
+        """Start it, unless it runs."""
+        if not self.has_begun:
+            atexit.register(self._end)
+            return super().__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave it running."""
+        if self.has_failed:
+            _kept.clear()  # the next search tries again
+
+    def end(self) -> None:
+        """Leave it running."""
+
+    def _end(self) -> None:
+        super().end()
+        super().__exit__()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def kept_cluster(address: str, _: Path) -> Cluster:
+    """Return the cluster at ``address`` that earlier searches of this process used, or a new one."""
+    if address not in _kept:
+        _kept.clear()
+        # not the search's own folder, which is removed when the search ends
+        _kept[address] = KeptCluster(address, Path(tempfile.mkdtemp(prefix="search-ray-")))
+    return _kept[address]

@@ -1,0 +1,15 @@
+"""What of a trial is kept beside its score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.values.logged import Logged
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What goes to a trial's run when it ends."""
+
+    logged: Logged
+    instead_of: str = ""  # the trial whose models this one's replace; empty: none's
