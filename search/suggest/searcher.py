@@ -17,7 +17,7 @@ from ray.tune.search.hyperopt import HyperOptSearch
 
 from search.suggest.algorithms import RandomPoints, tpe
 from search.suggest.history import History
-from search.suggest.space import Space
+from search.suggest.space import SearchSpace
 from search.values.metric import Metric
 from search.values.report import SCORE
 from search.values.trial import PastTrial, Point, Proposal, trial_id
@@ -40,7 +40,7 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
 
     def __init__(
         self,
-        space: Space,
+        space: SearchSpace,
         metric: Metric,
         *,
         seed: int,

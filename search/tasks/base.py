@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from search.suggest.space import Space
+from search.suggest.space import SearchSpace
 from search.values.data import DataDescription
 from search.values.metric import Metric
 from search.values.model import Fitted, Judgement, Package
@@ -37,7 +37,7 @@ class Task(Protocol):
         """What trials are scored by."""
 
     @property
-    def space(self) -> Space:
+    def space(self) -> SearchSpace:
         """Where the points lie."""
 
     @property
