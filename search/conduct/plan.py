@@ -11,7 +11,7 @@ from search.errors import InputError
 from search.execute.halving import rungs
 from search.options.settings import Settings
 from search.record import template_store
-from search.suggest.space import Space
+from search.suggest.space import SearchSpace
 from search.tasks.base import Task
 from search.tasks.kinds import Request
 from search.values.trial import Point
@@ -81,7 +81,7 @@ def planned(settings: Settings, opened: OpenTask = open_task) -> Plan:
     )
 
 
-def _check_points(settings: Settings, space: Space) -> None:
+def _check_points(settings: Settings, space: SearchSpace) -> None:
     for number, point in enumerate(settings.initial_points, 1):
         try:
             space.labels_of(point)

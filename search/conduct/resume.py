@@ -25,7 +25,7 @@ from search.record.search_run import Drive
 from search.record.store import Store
 from search.record.trial_runs import TrialRuns
 from search.record.writer import Hooks, Writer
-from search.suggest.space import Space
+from search.suggest.space import SearchSpace
 from search.values.metric import Metric
 from search.values.trial import Outcome, PastTrial
 
@@ -260,7 +260,7 @@ def _check_metric(other: LoggedSearch, metric: Metric) -> None:
         )
 
 
-def _fitting(outcomes: Sequence[Outcome], space: Space) -> Iterator[Outcome]:
+def _fitting(outcomes: Sequence[Outcome], space: SearchSpace) -> Iterator[Outcome]:
     for outcome in outcomes:
         with contextlib.suppress(InputError):
             space.labels_of(dict(outcome.params))

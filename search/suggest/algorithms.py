@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import Any, Protocol
 
-from hyperopt import JOB_STATE_DONE, JOB_STATE_NEW, STATUS_OK, Domain, Trials, rand
+from hyperopt import JOB_STATE_DONE, JOB_STATE_NEW, STATUS_OK, Domain, Trials, anneal, rand
 from hyperopt import tpe as hyperopt_tpe
 
+from search.errors import InputError
 from search.suggest.history import History
 
 PROVEN = ("0.2.7", "0.3.0")  # versions of hyperopt that fast_tpe is proven for
@@ -18,11 +21,21 @@ NOTE = (
 )
 
 
+RANDOM_POINTS = 20  # finished trials before TPE models anything; hyperopt's own number
+
+
 class Algorithm(Protocol):
     """Chooses points of one space. The same arguments give the same point."""
 
-    def suggest(self, number: int, seed: int, history: History) -> dict[str, Any]:
-        """Return a value for each label that is active in trial ``number``'s point."""
+    def suggest(self, number: int, seed: int, history: History) -> dict[str, Any] | None:
+        """Return a value for each label that is active in trial ``number``'s point.
+
+        None: there are no more points.
+        """
+
+
+MakeAlgorithm = Callable[[Domain], Algorithm]
+Suggest = Callable[[list[int], Domain, Trials, int], list[dict[str, Any]]]  # hyperopt's `algo`
 
 
 class RandomPoints:
@@ -33,22 +46,63 @@ class RandomPoints:
 
     def suggest(self, number: int, seed: int, history: History) -> dict[str, Any]:
         """Return the values that ``hyperopt.rand.suggest`` draws."""
-        return _values(rand.suggest([number], self._domain, Trials(), seed))
+        (document,) = rand.suggest([number], self._domain, Trials(), seed)
+        return _values(document)
 
 
-class HyperoptTPE:
+class HyperoptSuggest:
+    """Any algorithm of hyperopt's signature, on documents made of the history.
+
+    A running trial has no loss; one that failed has the worst loss seen.
+    """
+
+    def __init__(self, domain: Domain, suggest: Suggest) -> None:
+        self._domain, self._suggest = domain, suggest
+
+    def suggest(self, number: int, seed: int, history: History) -> dict[str, Any] | None:
+        """Return the values that the algorithm suggests; None if it suggests nothing."""
+        documents = self._suggest([number], self._domain, _documents(history), seed)
+        return _values(documents[0]) if documents else None
+
+
+class HyperoptTPE(HyperoptSuggest):
     """``hyperopt.tpe.suggest`` on documents made of the history: slow, but public."""
 
     def __init__(self, domain: Domain) -> None:
-        self._domain = domain
+        super().__init__(domain, partial(hyperopt_tpe.suggest, n_startup_jobs=0, verbose=False))
 
-    def suggest(self, number: int, seed: int, history: History) -> dict[str, Any]:
-        """Return the values that ``hyperopt.tpe.suggest`` draws."""
-        trials = _documents(history)
-        suggested = hyperopt_tpe.suggest(
-            [number], self._domain, trials, seed, n_startup_jobs=0, verbose=False
-        )
-        return _values(suggested)
+
+class RandomFirst:
+    """Random points until :data:`RANDOM_POINTS` trials have *finished*, then another algorithm."""
+
+    def __init__(self, domain: Domain, then: Algorithm) -> None:
+        self._random, self._then = RandomPoints(domain), then
+
+    def suggest(self, number: int, seed: int, history: History) -> dict[str, Any] | None:
+        """Return a random point, or the other algorithm's."""
+        algorithm = self._random if history.finished < RANDOM_POINTS else self._then
+        return algorithm.suggest(number, seed, history)
+
+
+def named(name: str) -> MakeAlgorithm:
+    """Return the algorithm that ``--algorithm`` names.
+
+    :raises InputError: there is none of this name.
+    """
+    if name not in NAMED:
+        raise InputError(f"--algorithm {name}: unknown; use one of {', '.join(NAMED)}")
+    return NAMED[name]
+
+
+def from_hyperopt(suggest: Suggest) -> MakeAlgorithm:
+    """Return what stands for the ``algo`` of ``hyperopt.fmin``; the fast form where there is one.
+
+    A ``functools.partial`` of ``tpe.suggest`` runs as it is, with its own random phase.
+    """
+    for known, name in ((hyperopt_tpe.suggest, "hyperopt"), (rand.suggest, "random")):
+        if suggest is known:
+            return NAMED[name]
+    return lambda domain: HyperoptSuggest(domain, suggest)
 
 
 def tpe(domain: Domain) -> Algorithm:
@@ -60,13 +114,19 @@ def tpe(domain: Domain) -> Algorithm:
     return HyperoptTPE(domain)
 
 
+NAMED: dict[str, MakeAlgorithm] = {
+    "hyperopt": lambda domain: RandomFirst(domain, tpe(domain)),
+    "random": RandomPoints,
+    "anneal": lambda domain: HyperoptSuggest(domain, anneal.suggest),
+}
+
+
 def is_fast() -> bool:
     """Tell whether the fast form of TPE is proven for this version of hyperopt."""
     return metadata.version("hyperopt") in PROVEN
 
 
-def _values(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    (document,) = documents
+def _values(document: dict[str, Any]) -> dict[str, Any]:
     return {label: drawn[0] for label, drawn in document["misc"]["vals"].items() if drawn}
 
 

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from hyperopt import space_eval
 from hyperopt.pyll import as_apply
@@ -22,6 +22,34 @@ from search.errors import InputError
 from search.values.trial import Point
 
 LARGEST_NUMBER = 1e300
+
+
+class SearchSpace(Protocol):
+    """Where the points of a search lie."""
+
+    @property
+    def root(self) -> Apply:
+        """The space as hyperopt's expression."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of what is drawn."""
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits that identify this space: equal for spaces that draw the same points."""
+
+    def point(self, labels: Mapping[str, Any]) -> Point:
+        """Return the point for a value of each active label."""
+
+    def labels_of(self, point: Any) -> dict[str, Any]:
+        """Return the label values of ``point``.
+
+        :raises InputError: the point does not lie in the space; says at which name and why.
+        """
+
+    def params(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the point as people read it: the params of its trial's run."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +76,7 @@ class Space:
         """Return the point for a value of each active label."""
         if not self.expressions:
             return {}  # hyperopt cannot evaluate an empty space
-        point: Point = _plain(space_eval(dict(self.expressions), dict(labels)))
+        point: Point = plain(space_eval(dict(self.expressions), dict(labels)))
         return point
 
     def labels_of(self, point: Any) -> dict[str, Any]:
@@ -59,6 +87,10 @@ class Space:
         labels: dict[str, Any] = {}
         _match(self.root, point, "", labels)
         return labels
+
+    def params(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the point: its names and values are those that people read."""
+        return dict(point)
 
 
 def constant(name: str, text: str, expression: Any) -> Any:
@@ -91,6 +123,45 @@ def is_number(value: Any) -> bool:
     # compared, not converted: an integer of hundreds of digits does not fit a float
     is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
     return is_numeric and abs(value) <= LARGEST_NUMBER
+
+
+def bounds(drawn: Apply) -> tuple[float, float, float | None]:
+    """Return the lowest and highest value that a distribution draws, and its step if it has one."""
+    arg = {name: node.obj for name, node in drawn.arg.items() if isinstance(node, Literal)}
+    low, high, step = -math.inf, math.inf, arg.get("q")
+    if drawn.name == "randint" and "low" in arg:
+        low, high = (
+            (0, arg["low"] - 1) if arg.get("high") is None else (arg["low"], arg["high"] - 1)
+        )
+        step = 1
+    elif "lognormal" in drawn.name:
+        low = 0.0
+    elif "low" in arg and "high" in arg:
+        low, high = float(arg["low"]), float(arg["high"])
+        if "log" in drawn.name:
+            low, high = math.exp(low), math.exp(high)
+        if step:  # drawn, then rounded to a multiple of the step
+            low, high = round(low / step) * step, round(high / step) * step
+    return low, high, step
+
+
+def check_bounds(value: float, low: float, high: float, where: str) -> None:
+    """Refuse a value outside its range; it may be off its end by a billionth, for rounding.
+
+    :raises InputError: it is outside.
+    """
+    slack = 1e-9 * max(abs(low), abs(high)) if math.isfinite(low) and math.isfinite(high) else 0.0
+    if not low - slack <= value <= high + slack:
+        raise InputError(f"{where}: {value!r} is outside {low:.6g} to {high:.6g}")
+
+
+def plain(value: Any) -> Any:
+    """Return the value with lists for hyperopt's tuples and Python numbers for numpy's."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
 
 
 def _option(name: str, text: str, value: Any, node: Apply) -> Any:
@@ -172,41 +243,16 @@ def _drawn(drawn: Apply, value: Any, where: str) -> float | int:
     """
     if not is_number(value):
         raise InputError(f"{where}: a number wanted, found {value!r}")
-    arg = {name: node.obj for name, node in drawn.arg.items() if isinstance(node, Literal)}
-    low, high, step = -math.inf, math.inf, arg.get("q")
-    if drawn.name == "randint":
-        low, high = (
-            (0, arg["low"] - 1) if arg.get("high") is None else (arg["low"], arg["high"] - 1)
-        )
-        step = 1
-    elif "lognormal" in drawn.name:
-        low = 0.0
-    elif "low" in arg and "high" in arg:
-        low, high = float(arg["low"]), float(arg["high"])
-        if "log" in drawn.name:
-            low, high = math.exp(low), math.exp(high)
-        if step:  # drawn, then rounded to a multiple of the step
-            low, high = round(low / step) * step, round(high / step) * step
-    slack = 1e-9 * max(abs(low), abs(high)) if math.isfinite(low) and math.isfinite(high) else 0.0
-    if not low - slack <= value <= high + slack:
-        raise InputError(f"{where}: {value!r} is outside {low:.6g} to {high:.6g}")
+    low, high, step = bounds(drawn)
+    check_bounds(value, low, high, where)
     if step and abs(value / step - round(value / step)) > 1e-9:
         raise InputError(f"{where}: {value!r} is no multiple of {step:g}")
     return int(value) if drawn.name == "randint" else float(value)
 
 
-def _plain(value: Any) -> Any:
-    """Return the value with lists for hyperopt's tuples and Python numbers for numpy's."""
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value.item() if hasattr(value, "item") else value
-
-
 def _same(fixed: Any, value: Any) -> bool:
     are_alike = isinstance(fixed, bool) == isinstance(value, bool)  # 1 == True in Python
-    return are_alike and bool(_plain(fixed) == _plain(value))
+    return are_alike and bool(plain(fixed) == plain(value))
 
 
 def _join(where: str, name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.suggest.seeds import Seeds
-from search.suggest.space import Space
+from search.suggest.space import SearchSpace
 from search.values.data import DataDescription
 from search.values.kept import Kept
 from search.values.metric import Metric
@@ -42,7 +42,7 @@ class Task(Protocol):
         """What trials are scored by."""
 
     @property
-    def space(self) -> Space:
+    def space(self) -> SearchSpace:
         """Where the points lie."""
 
     @property

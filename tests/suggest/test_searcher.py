@@ -15,8 +15,9 @@ from hyperopt.pyll.stochastic import sample
 
 from search.errors import InputError
 from search.suggest import algorithms
+from search.suggest.algorithms import RANDOM_POINTS
 from search.suggest.fast_tpe import FastTPE
-from search.suggest.searcher import RANDOM_POINTS, TPESearch
+from search.suggest.searcher import TPESearch
 from search.suggest.space import Space, constant
 from search.values.metric import Metric
 from search.values.report import SCORE
