@@ -1,0 +1,1 @@
+"""An objective task: a function of a point that a user has written, searched as it is."""
