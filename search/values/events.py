@@ -42,6 +42,9 @@ class Ended:
     traceback: str = ""
     start: int = 0  # of the rest of the curve, as in Progressed
     curve: tuple[float, ...] = ()
+    logged: str = ""  # the folder on this disk that holds what the trial logged; empty: none
+    keep_models: bool = False  # of what it logged
+    supersedes: str = ""  # the trial whose models are removed once this one's are there
 
 
 Event = Started | Progressed | Ended
