@@ -150,6 +150,20 @@ class Store:
         """
         self._write(lambda: self.client.log_artifact(run_id, file, folder))
 
+    def write_folder(self, run_id: str, folder: str, path: str | None = None) -> None:
+        """Keep the files of a folder as artifacts of the run, below ``path``.
+
+        :raises Unwritable: the artifact store does not take them.
+        """
+        self._write(lambda: self.client.log_artifacts(run_id, folder, path))
+
+    def write_model(self, model_id: str, folder: str) -> None:
+        """Keep the files of a folder as those of a logged model.
+
+        :raises Unwritable: the artifact store does not take them.
+        """
+        self._write(lambda: self.client.log_model_artifacts(model_id, folder))
+
     def tags(self, run_id: str) -> dict[str, str]:
         """Return the tags of a run."""
         return dict(self.ask(lambda: self.client.get_run(run_id)).data.tags)

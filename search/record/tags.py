@@ -23,6 +23,10 @@ SUPERSEDED = "search.superseded"  # of a refit: the run that replaces it
 VERSION = "search.version"  # of the registered model
 ALIAS = "search.alias"
 STANDING = "search.standing"  # why the version has its alias
+LOGGED_MODEL = "search.logged_model"  # of a logged model: its place among a trial's models
+MODEL_FOLDERS = "search.model_folders"  # JSON: models among a run's artifacts, where the server
+# has no logged models
+NOT_KEPT = "search.not_kept"  # what a trial logged and the store refused
 COMMIT = "mlflow.source.git.commit"
 
 # MLflow's status of a trial's run, by the trial's

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from search.record import logged_run
 from search.record.ledger import Ledger
 from search.record.run_metadata import RunMetadata
 from search.record.store import Score, Store
@@ -20,6 +22,7 @@ from search.record.tags import (
     TRIAL_ID,
     long_tag,
 )
+from search.record.trial_models import TrialModels
 from search.values.events import Ended, Progressed, Started
 
 LONGEST_TRACEBACK_TAG = 5_000  # characters, of its end
@@ -102,6 +105,20 @@ class TrialRuns:
             self.store.describe(run_id, tags={"search.traceback": text[-LONGEST_TRACEBACK_TAG:]})
         else:
             self.store.write_text(run_id, text, "traceback.txt")
+
+    def keep_logged(
+        self, run_id: str, folder: str, keep_models: bool, last_try: bool = False
+    ) -> tuple[str, ...]:
+        """Write what the trial logged; return what is not kept, each with its reason.
+
+        :raises Unwritable: the artifact store does not take all of it. On the last try that is
+            one of the reasons.
+        """
+        return logged_run.keep(self.store, run_id, Path(folder), keep_models, last_try)
+
+    def drop_models(self, run_id: str) -> None:
+        """Remove the models that the trial logged, but not those that are registered."""
+        TrialModels(self.store, run_id).drop()
 
     def _curve(self, event: Progressed | Ended) -> list[Score]:
         """Return a piece of the curve; step = round, from 0 as in `best_iteration`."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -19,12 +20,13 @@ from mlflow.exceptions import MlflowException
 from search.errors import Interrupted, SearchError
 from search.record.failures import Unwritable, first_line, is_outage
 from search.record.journal import Journal
+from search.record.logged_folder import remove
 from search.record.retries import RETRY_AFTER_S
 from search.values.events import Ended, Event, Progressed, Started
 
 DRAIN_S = 120.0  # at the end of a search, for a server that does not answer
 HURRIED_S = 5.0  # the same, if the user does not want to wait
-TRACEBACK_TRIES = 3  # then it becomes a tag, which needs no artifact store
+ARTIFACT_TRIES = 4  # the last one writes a tag, which needs no artifact store
 
 Ask = Callable[..., Any]  # (name of a method of TrialRuns, *its arguments)
 
@@ -131,13 +133,15 @@ class Writer:
             self._obstacle = None
             if number:
                 self._journal.acknowledge(number)
+            if isinstance(event, Ended) and event.logged:
+                remove(Path(event.logged))
             self._taken += 1
 
     def _send_until_taken(self, event: Event) -> bool:
         attempt = unwritten = 0
         while not self._hooks.abandoned():
             try:
-                self._send(event, again=attempt > 0, as_tag=unwritten >= TRACEBACK_TRIES)
+                self._send(event, again=attempt > 0, last_try=unwritten + 1 >= ARTIFACT_TRIES)
             except Unwritable as error:
                 unwritten += 1  # all else of the event was taken
                 failure: Exception = error
@@ -159,7 +163,7 @@ class Writer:
                 self._closing.wait(wait_s)
         return False
 
-    def _send(self, event: Event, *, again: bool, as_tag: bool) -> None:
+    def _send(self, event: Event, *, again: bool, last_try: bool) -> None:
         match event:
             case Started():
                 self._start(event, again=again)
@@ -169,8 +173,23 @@ class Writer:
                 run_id = self._run_of(event)
                 self._ask("score", run_id, event)
                 if event.status == "failed":
-                    self._ask("keep_traceback", run_id, event, as_tag)
+                    self._ask("keep_traceback", run_id, event, last_try)
+                if event.logged:
+                    self._keep_logged(run_id, event, last_try)
                 self._ask("end", run_id, event)
+                if event.supersedes:
+                    self._drop_models(event.supersedes)
+
+    def _keep_logged(self, run_id: str, event: Ended, last_try: bool) -> None:
+        """Write what the trial logged, and say what is not kept."""
+        lost = self._ask("keep_logged", run_id, event.logged, event.keep_models, last_try)
+        for reason in lost:
+            self._hooks.say(f"warning: trial {event.trial_id}: {reason}")
+
+    def _drop_models(self, trial_id: str) -> None:
+        run_id = self.run_ids.get(trial_id) or self._ask("find", trial_id)
+        if run_id is not None:  # its author may have deleted it
+            self._ask("drop_models", run_id)
 
     def _start(self, event: Started, *, again: bool) -> None:
         """Make the trial's run, or reopen the one that it has."""

@@ -45,7 +45,9 @@ class Ended:
     start: int = 0  # of the rest of the curve, as in Progressed
     curve: tuple[float, ...] = ()
     steps: tuple[int, ...] = ()
-    logged: str = ""  # a folder with what the trial itself logged
+    logged: str = ""  # the folder on this disk that holds what the trial logged; empty: none
+    keep_models: bool = False  # of what it logged
+    supersedes: str = ""  # the trial whose models are removed once this one's are there
 
 
 Event = Started | Progressed | Ended

@@ -1,1 +1,1 @@
-"""A function of the user's own, minimised over a search space of hyperopt's."""
+"""An objective task: a function of a point that a user has written, searched as it is."""

@@ -1,0 +1,113 @@
+"""Has MLflow's fluent API write to one store, wherever an objective asks it to write.
+
+Works on MLflow's functions, so it waits until somebody imports MLflow, and imports it for nobody.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from search.tasks.objective.private_store import DEFAULT_EXPERIMENT, PrivateStore
+
+# what names a run or an experiment of another store
+FOREIGN = (
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_ACTIVE_MODEL_ID",
+)
+
+_noted: dict[str, str] = {}
+
+
+def noted() -> dict[str, str]:
+    """Return what was asked for and not done: the last ``tracking_uri``, ``registry_uri``, ..."""
+    return dict(_noted)
+
+
+def redirect(store: PrivateStore) -> None:
+    """Have the fluent API write to ``store``, in this process and in those that it starts."""
+    set_environment(store)
+    if "mlflow" in sys.modules:
+        _patch(sys.modules["mlflow"], store)
+    # even then: a failed import, or a reload, runs the module again
+    sys.meta_path.insert(0, _AfterImport("mlflow", lambda module: _patch(module, store)))
+
+
+def set_environment(store: PrivateStore) -> None:
+    """Set the variables by which MLflow finds a store; an objective may have changed them."""
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = store.uri
+    # where MLflow puts the artifacts of experiments that an objective makes; else ./mlruns
+    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = str(store.artifacts)
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls a function with a module once it has been imported."""
+
+    def __init__(self, name: str, call: Callable[[ModuleType], None]) -> None:
+        self._name, self._call = name, call
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        finders = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in finders)
+        spec = next((found for found in specs if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self._call(module)
+
+            # on this one loader: another class would not have what tools look for in a loader
+            vars(spec.loader)["exec_module"] = exec_module
+        return spec
+
+
+def _patch(mlflow: ModuleType, store: PrivateStore) -> None:
+    tracking: Any = sys.modules["mlflow.tracking._tracking_service.utils"]
+    registry: Any = sys.modules["mlflow.tracking._model_registry.utils"]
+    # with these set, MLflow does not look at what an objective writes to os.environ
+    tracking._tracking_uri = registry._registry_uri = store.uri
+    set_environment(store)  # which may have been changed since
+
+    def set_tracking_uri(uri: str | Path) -> None:
+        """Note the URI: what an objective logs goes to its trial's run."""
+        _noted["tracking_uri"] = str(uri)
+
+    def set_registry_uri(uri: str) -> None:
+        """Note the URI: the driver registers an objective's models."""
+        _noted["registry_uri"] = str(uri)
+
+    def set_experiment(
+        experiment_name: str | None = None, experiment_id: str | None = None, **_: Any
+    ) -> Any:
+        """Note the experiment; return that of the private store."""
+        if experiment_name is not None:
+            _noted["experiment_name"] = str(experiment_name)
+        if experiment_id is not None:
+            _noted["experiment_id"] = str(experiment_id)
+        return mlflow.MlflowClient(store.uri).get_experiment(DEFAULT_EXPERIMENT)
+
+    for function in (set_tracking_uri, set_registry_uri, set_experiment):
+        _replace(getattr(mlflow, function.__name__), function)
+
+
+def _replace(original: Callable[..., Any], function: Callable[..., Any]) -> None:
+    """Put ``function`` in the place of ``original`` in every module of MLflow's that has it."""
+    name = function.__name__
+    for module_name, module in list(sys.modules.items()):
+        if module_name.partition(".")[0] == "mlflow" and vars(module).get(name) is original:
+            setattr(module, name, function)
