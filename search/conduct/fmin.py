@@ -22,7 +22,7 @@ from hyperopt.exceptions import InvalidAnnotatedParameter
 from hyperopt.pyll.base import Apply
 
 from search.conduct.fmin_trials import Ending, FminTrials, loaded
-from search.errors import InputError, NothingFinished
+from search.errors import InputError, NothingFinished, SearchError
 from search.suggest.labels import LabelSpace
 from search.suggest.seeds import HIGHEST, HyperoptSeeds
 
@@ -48,7 +48,7 @@ def fmin(
     verbose: bool = True,
     return_argmin: bool = True,
     points_to_evaluate: list[dict[str, Any]] | None = None,
-    max_queue_len: int = 1,
+    max_queue_len: int = 1,  # noqa: ARG001 - hyperopt's
     show_progressbar: bool = True,
     early_stop_fn: Callable[..., Any] | None = None,
     trials_save_file: str = "",
@@ -82,7 +82,7 @@ def fmin(
     :raises SearchError: the search failed; an exception of ``fn`` is raised as it is.
     :raises Interrupted: the user ended it; ``resume=`` goes on with it.
     """
-    _check_supported(fn, trials, pass_expr_memo_ctrl)
+    _check_supported(fn, pass_expr_memo_ctrl)
     if allow_trials_fmin and trials is not None and type(trials).fmin is not Trials.fmin:
         return _of_trials(trials)(fn, space, algo=algo, max_evals=max_evals)
     call = Call(
@@ -202,10 +202,10 @@ class Call:
                 raise InputError(f"fmin: {one} and {other} contradict each other; give one of them")
 
     def _search(self, heard: FminTrials, left: int) -> None:
-        from search.conduct.interactive import conducted
-        from search.present.progress import Display
+        from search.execute import environment
+        from search.record import server
+        from search.record.state_folder import own_folder
 
-        display = Display(io.StringIO() if self.is_quiet else None)
         seeds = self._seeds(len(heard.trials))
         settings = self._settings(left, seeds)
 
@@ -214,18 +214,33 @@ class Call:
             if self.timeout is not None:
                 stop.enough(self.timeout)
 
-        try:
-            conducted(settings, functools.partial(self._task, heard, seeds), display, begin)
-        except NothingFinished:
-            pass  # hyperopt's own exceptions say so
-        finally:
-            if heard.error is not None:
-                raise heard.error
+        with own_folder(settings.state_dir, settings.name) as folder:
+            server.prepare(settings.tracking.uri)
+            environment.prepare(folder)
+            # what is heavy comes after the environment that it reads
+            from search.conduct.interactive import conducted
+            from search.present.progress import Display
+
+            try:
+                conducted(
+                    settings,
+                    functools.partial(self._task, heard, seeds),
+                    folder,
+                    Display(io.StringIO() if self.is_quiet else None),
+                    begin,
+                )
+            except NothingFinished:
+                pass  # hyperopt's own exceptions say so
+            except SearchError:
+                if heard.error is None:
+                    raise
+        if heard.error is not None:
+            raise heard.error
 
     def _settings(self, left: int, seeds: HyperoptSeeds) -> Settings:
         from search.options.command_line import from_python
         from search.tasks.objective.kind import OBJECTIVE
-        from search.tasks.objective.loading import reference_of
+        from search.tasks.objective.live import reference_of
 
         given = {
             **_said_to_mlflow(),
@@ -255,14 +270,14 @@ class Call:
     def _task(self, heard: FminTrials, seeds: HyperoptSeeds, settings: Settings) -> Any:
         from search.conduct.plan import request_of
         from search.tasks.base import LikeFmin
-        from search.tasks.objective.loading import interactive
+        from search.tasks.objective.live import live
         from search.tasks.objective.task import Objective
 
         custom = self.algo if self._algorithm == "custom" else None
         if settings.resume:
             seeds = HyperoptSeeds.from_json(settings.generator)
         request = request_of(settings)
-        loaded = interactive(self.objective, self.expression, settings.task["working_dir"])
+        loaded = live(self.objective, self.expression, settings.task["working_dir"])
         like_fmin = LikeFmin(seeds, custom, heard.past())
         return Objective.of(loaded, request, like_fmin, heard)
 
@@ -279,7 +294,7 @@ def _drawn_seed() -> int:
     return int(np.random.default_rng().integers(HIGHEST))
 
 
-def _check_supported(fn: Any, trials: Any, pass_expr_memo_ctrl: bool | None) -> None:
+def _check_supported(fn: Any, pass_expr_memo_ctrl: bool | None) -> None:
     if pass_expr_memo_ctrl or getattr(fn, "fmin_pass_expr_memo_ctrl", False):
         raise InputError(
             "fmin: pass_expr_memo_ctrl hands the objective hyperopt's own trials, which another "

@@ -72,7 +72,7 @@ class KeptCluster(Cluster):
 
 
 def kept_cluster(address: str, _: Path) -> Cluster:
-    """Return the cluster at ``address`` that earlier searches of this process used, or a new one."""
+    """Return the cluster of earlier searches of this process, or a new one."""
     if address not in _kept:
         _kept.clear()
         # not the search's own folder, which is removed when the search ends

@@ -29,6 +29,7 @@ from search.record.trial_runs import TrialRuns
 from search.record.writer import Hooks, Writer
 from search.record.writer_process import WriterProcess
 from search.suggest import algorithms
+from search.suggest.algorithms import MakeAlgorithm
 from search.suggest.searcher import TPESearch
 from search.tasks.base import Prepared
 from search.values.trial import Outcome, Proposal, trial_id
@@ -108,7 +109,11 @@ class Trials:
             rungs=self.plan.rungs,
             before=prior.ended,
             rounds=prior.rounds,
-            task=TaskHooks(task.space.params, self.prepared.ended or TaskHooks().ended),
+            task=TaskHooks(
+                params=task.space.params,
+                ended=self.prepared.ended,
+                folder=self.plan.settings.state_dir / f"{self.runs.runs.parent_run_id}.logged",
+            ),
         )
 
     def _trial_run(self, known: Known, left: int) -> TrialRun:
@@ -151,11 +156,11 @@ class Trials:
             enough=lambda: self.session.stop.is_enough,
         )
 
-    def _algorithm(self) -> Callable[[Any], Algorithm]:
+    def _algorithm(self) -> MakeAlgorithm:
         like_fmin = self.plan.task.like_fmin
         if like_fmin is not None and like_fmin.suggest is not None:
-            return partial(HyperoptSuggest, suggest=like_fmin.suggest)
-        return named(self.plan.settings.algorithm)
+            return algorithms.from_hyperopt(like_fmin.suggest)
+        return algorithms.named(self.plan.settings.algorithm)
 
     def _must_end(self, tracker: TrialTracker) -> bool:
         stop = self.session.stop

@@ -54,7 +54,9 @@ class Settings:
     points_file: str  # where they came from
     warm_start: tuple[str, ...]
     seed: int
-    generator: Mapping[str, Any] | None  # instead of the seed: a state of numpy's, see HyperoptSeeds
+    generator: (
+        Mapping[str, Any] | None
+    )  # instead of the seed: a state of numpy's, see HyperoptSeeds
     algorithm: str  # "hyperopt", "random" or "anneal"; "custom": one that a script passed
     scheduler: str  # "asha" or "none"
     time_budget_s: float | None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
+from search.record.logged_folder import save
 from search.record.store import now_ms
 from search.values.events import Ended, Event, Progressed, Started
+from search.values.kept import Kept
 from search.values.metric import Metric
 from search.values.report import (
     BEST_ITERATION,
@@ -32,7 +35,8 @@ class Hooks:
     """What the task has to say of a trial."""
 
     params: Callable[[Point], Mapping[str, Any]] = field(default=dict)  # a point's, for MLflow
-    ended: Callable[[Outcome, bytes], str] = field(default=lambda _outcome, _extra: "")
+    ended: Callable[[Outcome, bytes], Kept | None] = field(default=lambda _outcome, _extra: None)
+    folder: Path = field(default=Path())  # for what trials logged, until the server has it
 
 
 class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
@@ -165,9 +169,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
             failure=failure,
         )
         self.outcomes.append(outcome)
-        logged = ""
-        if status != "interrupted":
-            logged = self._task.ended(outcome, report.get(EXTRA, b""))
+        kept = None if status == "interrupted" else self._kept(outcome, report)
         self._put(
             Ended(
                 trial_id=trial_id,
@@ -181,9 +183,18 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
                 start=rest.start,
                 curve=rest.curve,
                 steps=rest.steps,
-                logged=logged,
+                logged="" if kept is None else str(self._task.folder / trial_id),
+                keep_models=kept is not None and kept.keep_models,
+                supersedes="" if kept is None else kept.supersedes,
             )
         )
+
+    def _kept(self, outcome: Outcome, report: Mapping[str, Any]) -> Kept | None:
+        """Write what a trial logged to the disk, so that its event can name it."""
+        kept = self._task.ended(outcome, report.get(EXTRA, b""))
+        if kept is not None:
+            save(kept.logged, self._task.folder / outcome.trial_id)
+        return kept
 
     def _figures(self, report: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics of a trial's run, by their names in MLflow."""

@@ -22,7 +22,6 @@ from search.values.metric import Metric
 from search.values.model import Fitted, Judgement, Package
 from search.values.trial import Outcome, PastTrial, Point, Result
 
-
 OPEN_ENDED = 0  # rounds of a task that does not know how many there are
 
 

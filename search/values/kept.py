@@ -12,4 +12,5 @@ class Kept:
     """What goes to a trial's run when it ends."""
 
     logged: Logged
-    instead_of: str = ""  # the trial whose models this one's replace; empty: none's
+    keep_models: bool  # of what it logged
+    supersedes: str = ""  # the trial whose models go once this one's are there; empty: none's

@@ -14,7 +14,8 @@ from search.suggest.seeds import HyperoptSeeds
 from search.tasks.base import OPEN_ENDED, Display, LikeFmin, Prepared
 from search.tasks.kinds import Request
 from search.tasks.objective.code import Code
-from search.tasks.objective.loading import Loaded, load, travelling
+from search.tasks.objective.loading import Loaded, load
+from search.tasks.objective.travelling import travelling
 from search.tasks.objective.trial import Extra, ObjectiveTrial, Shared
 from search.values.kept import Kept
 from search.values.logged import Logged, merged
@@ -116,7 +117,7 @@ class Objective:
 
         :raises InputError: it cannot be sent to other processes.
         """
-        code = travelling(self.loaded.function, self.loaded.working_dir)
+        code = travelling(self.loaded)
         records = Records(self.space, self.options["keep_models"], self.listener)
         source = self.loaded.source_file
         return Prepared(
@@ -163,9 +164,10 @@ class Records:
             return None
         logged = merged(extra.logged, self._space.params(outcome.params), OWN_KEYS)
         if self._keep_models == "none" or (self._keep_models == "best" and not is_best):
-            return Kept(_without_models(logged))
-        replaces = former is not None and self._keep_models == "best"
-        return Kept(logged, former.trial_id if replaces and former is not None else "")
+            return Kept(_without_models(logged), keep_models=False)
+        if former is None or self._keep_models == "all":
+            return Kept(logged, keep_models=True)
+        return Kept(logged, keep_models=True, supersedes=former.trial_id)
 
     def _is_best(self, outcome: Outcome) -> bool:
         if outcome.score is None:

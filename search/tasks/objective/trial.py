@@ -88,7 +88,7 @@ class _End:
 def _ended(call: Call, point: Point, output: Output) -> _End:
     try:
         result = as_result(call(point))
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its outcome
         return _End(
             score=None,
             result={},
@@ -138,7 +138,7 @@ def _call(shared: Shared) -> Call:
     if shared.key not in _arrived:
         limit_threads(shared.threads)
         mlflow_capture.install(shared.empty_store, _folder())
-        objective = shared.code.arrive()
+        objective = shared.code.load()
         evaluate = cloudpickle.loads(shared.evaluation)
         _arrived.clear()
         _arrived[shared.key] = lambda point: objective(evaluate(point))
