@@ -274,7 +274,7 @@ class Call:
         from search.tasks.objective.task import Objective
 
         custom = self.algo if self._algorithm == "custom" else None
-        if settings.resume:
+        if settings.resume and settings.generator is not None:
             seeds = HyperoptSeeds.from_json(settings.generator)
         request = request_of(settings)
         loaded = live(self.objective, self.expression, settings.task["working_dir"])

@@ -35,7 +35,7 @@ class Hooks:
     """What the task has to say of a trial."""
 
     params: Callable[[Point], Mapping[str, Any]] = field(default=dict)  # a point's, for MLflow
-    ended: Callable[[Outcome, bytes], Kept | None] = field(default=lambda _outcome, _extra: None)
+    ended: Callable[[Outcome, bytes], Kept] = field(default=lambda _outcome, _extra: Kept())
     folder: Path = field(default=Path())  # for what trials logged, until the server has it
 
 
@@ -169,7 +169,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
             failure=failure,
         )
         self.outcomes.append(outcome)
-        kept = None if status == "interrupted" else self._kept(outcome, report)
+        kept = Kept() if status == "interrupted" else self._kept(outcome, report)
         self._put(
             Ended(
                 trial_id=trial_id,
@@ -183,16 +183,17 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
                 start=rest.start,
                 curve=rest.curve,
                 steps=rest.steps,
-                logged="" if kept is None else str(self._task.folder / trial_id),
-                keep_models=kept is not None and kept.keep_models,
-                supersedes="" if kept is None else kept.supersedes,
+                result=kept.result,
+                logged="" if kept.logged is None else str(self._task.folder / trial_id),
+                keep_models=kept.keep_models,
+                supersedes=kept.supersedes,
             )
         )
 
-    def _kept(self, outcome: Outcome, report: Mapping[str, Any]) -> Kept | None:
+    def _kept(self, outcome: Outcome, report: Mapping[str, Any]) -> Kept:
         """Write what a trial logged to the disk, so that its event can name it."""
         kept = self._task.ended(outcome, report.get(EXTRA, b""))
-        if kept is not None:
+        if kept.logged is not None:
             save(kept.logged, self._task.folder / outcome.trial_id)
         return kept
 

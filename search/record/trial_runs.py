@@ -15,6 +15,7 @@ from search.record.tags import (
     FAILURE,
     PARENT,
     POINT,
+    RESULT,
     ROLE,
     RUN_STATUS,
     RUNGS,
@@ -89,6 +90,8 @@ class TrialRuns:
         tags = {STATUS: event.status}
         if event.failure:
             tags[FAILURE] = event.failure
+        if event.result:
+            tags |= long_tag(RESULT, event.result)
         if event.rungs:
             tags[RUNGS] = json.dumps(dict(event.rungs))
         scores = [Score(key, value, event.at_ms) for key, value in event.metrics.items()]

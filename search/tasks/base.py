@@ -94,7 +94,7 @@ class Prepared:
     files: Mapping[str, str] = field(default_factory=dict)  # texts of the parent run, by path
     code_digest: str = ""  # 32 hex digits of the user's code, if a change of it matters
     recovered: Callable[[Sequence[Outcome]], None] = lambda _: None  # by an earlier start
-    ended: Callable[[Outcome, bytes], Kept | None] = lambda _outcome, _extra: None  # in the driver
+    ended: Callable[[Outcome, bytes], Kept] = lambda _outcome, _extra: Kept()  # in the driver
 
 
 class Trial(Protocol):

@@ -40,10 +40,10 @@ class Request:
 
     values: Values  # of the kind's own options
     seed: int
-    generator: Mapping[str, Any] | None  # in its place, see HyperoptSeeds
-    points: int  # how many initial points there are
     threads: int  # of each trial's fit
-    empty_store: Callable[[], bytes]  # a database of the installed MLflow; takes seconds
+    generator: Mapping[str, Any] | None = None  # in the seed's place, see HyperoptSeeds
+    points: int = 0  # how many initial points there are
+    empty_store: Callable[[], bytes] = lambda: b""  # a database of MLflow's; takes seconds
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Kind:
 
 
 # where each kind lives, the default one first
-PLACES = (
+PLACES: tuple[str, ...] = (
     "search.tasks.green_taxi.kind:GREEN_TAXI",
     "search.tasks.objective.kind:OBJECTIVE",
 )

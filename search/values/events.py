@@ -45,6 +45,7 @@ class Ended:
     start: int = 0  # of the rest of the curve, as in Progressed
     curve: tuple[float, ...] = ()
     steps: tuple[int, ...] = ()
+    result: str = ""  # what the trial returned beside its score, as JSON
     logged: str = ""  # the folder on this disk that holds what the trial logged; empty: none
     keep_models: bool = False  # of what it logged
     supersedes: str = ""  # the trial whose models are removed once this one's are there

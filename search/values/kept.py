@@ -11,6 +11,7 @@ from search.values.logged import Logged
 class Kept:
     """What goes to a trial's run when it ends."""
 
-    logged: Logged
-    keep_models: bool  # of what it logged
+    result: str = ""  # what it returned beside its score, as JSON; empty: nothing
+    logged: Logged | None = None
+    keep_models: bool = False  # of what it logged
     supersedes: str = ""  # the trial whose models go once this one's are there; empty: none's

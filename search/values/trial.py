@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from search.values.metric import Metric
@@ -46,6 +46,7 @@ class Outcome:
     score: float | None  # in the metric's own sign; None: it has none
     best_iteration: int | None  # 0-based round of the score
     failure: str  # the last line of the error; empty if it did not fail
+    result: Mapping[str, Any] = field(default_factory=dict)  # plain values that it returned beside
 
 
 @dataclass(frozen=True)

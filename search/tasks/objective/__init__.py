@@ -1,1 +1,1 @@
-"""An objective task: a function of a point that a user has written, searched as it is."""
+"""A user's own function of a point. May import: what ``search.tasks`` may, and cloudpickle."""

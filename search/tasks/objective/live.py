@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from search.tasks.objective.loading import Loaded
-from search.tasks.objective.source import innermost, local_modules, source_file, source_text
+from search.tasks.objective.source import home, innermost, local_modules, source_file, source_text
 
 
 def live(function: Callable[..., Any], space: Any, working_dir: Path | None) -> Loaded:
     """Return an objective that is a function of this process."""
     file = source_file(function)
-    folder = working_dir or (Path.cwd() if file is None else file.parent)
+    folder = working_dir or home(function)
     return Loaded(
         function=function,
         space=space,

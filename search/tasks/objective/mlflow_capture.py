@@ -27,6 +27,12 @@ class Capture:
     attempt: str
     logged: Logged | None = None  # set when the attempt is over; None: nothing was logged
 
+    def so_far(self) -> Logged | None:
+        """Return what has been logged while the attempt goes on."""
+        store = _store
+        assert store is not None, "install was called"
+        return _read(store, self.attempt) if store.changed else None
+
 
 def install(template: bytes, folder: Path) -> None:
     """Have this process log to a store of its own; call it before the user's code is imported.

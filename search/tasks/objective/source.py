@@ -64,6 +64,20 @@ def source_file(function: Any) -> Path | None:
     return path.resolve() if path is not None and path.suffix == ".py" and path.is_file() else None
 
 
+def home(function: Any) -> Path:
+    """Return the folder that a function's imports are looked for in, if nobody names one.
+
+    That of its file, or for a module of a package that of the package; for a notebook the current
+    one.
+    """
+    file = source_file(function)
+    if file is None:
+        return Path.cwd()
+    module = str(innermost(function).__module__)
+    up = module.count(".") + (file.name == "__init__.py")
+    return file.parents[up]
+
+
 def line_of_user(frames: Sequence[traceback.FrameSummary]) -> str:
     """Return "FILE, line N: " of the innermost frame that is the user's own; else nothing."""
     for frame in reversed(frames):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
@@ -22,6 +24,7 @@ from search.values.logged import Logged, merged
 from search.values.metric import Metric
 from search.values.trial import Outcome
 
+LONGEST_RESULT = 50_000  # characters
 LOSS = Metric("loss", "minimize")
 OWN_KEYS = (LOSS.name, LOSS.curve, "fit_seconds", "best_iteration")  # metrics that a search writes
 
@@ -154,20 +157,21 @@ class Records:
         if self._listener is not None:
             self._listener.recovered(outcomes)
 
-    def ended(self, outcome: Outcome, packed: bytes) -> Kept | None:
+    def ended(self, outcome: Outcome, packed: bytes) -> Kept:
         """Return what the run of a trial that has ended takes."""
         extra = cloudpickle.loads(packed) if packed else Extra()  # empty: its worker died
         if self._listener is not None:
             self._listener.ended(outcome, extra)
         former, is_best = self._best, self._is_best(outcome)
+        result = _plain(extra.result)
         if extra.logged is None:
-            return None
+            return Kept(result)
         logged = merged(extra.logged, self._space.params(outcome.params), OWN_KEYS)
         if self._keep_models == "none" or (self._keep_models == "best" and not is_best):
-            return Kept(_without_models(logged), keep_models=False)
+            return Kept(result, _without_models(logged))
         if former is None or self._keep_models == "all":
-            return Kept(logged, keep_models=True)
-        return Kept(logged, keep_models=True, supersedes=former.trial_id)
+            return Kept(result, logged, keep_models=True)
+        return Kept(result, logged, keep_models=True, supersedes=former.trial_id)
 
     def _is_best(self, outcome: Outcome) -> bool:
         if outcome.score is None:
@@ -177,6 +181,17 @@ class Records:
             self._best = outcome
             return True
         return False
+
+
+def _plain(result: Mapping[str, Any]) -> str:
+    """Return what JSON holds of a result, beside loss and status; empty if that is nothing."""
+    found = {}
+    for name, value in result.items():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if name not in ("loss", "status"):
+                found[str(name)] = json.loads(json.dumps(value))
+    text = json.dumps(found)
+    return text if found and len(text) <= LONGEST_RESULT else ""
 
 
 def _without_models(logged: Logged) -> Logged:

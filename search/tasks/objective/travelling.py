@@ -22,7 +22,7 @@ import numpy as np
 from search.errors import InputError
 from search.tasks.objective.code import Code, Folder, contents_of, digest_of, files_of
 from search.tasks.objective.loading import Loaded
-from search.tasks.objective.source import FROM_FILE, imports_from, innermost, source_file
+from search.tasks.objective.source import FROM_FILE, home, imports_from, innermost
 
 LARGEST_FOLDER_BYTES = 20_000_000
 LARGEST_SEPARATE_BYTES = 100_000  # arrays below it stay in the pickle
@@ -41,9 +41,8 @@ def travelling(
     """
     function = objective.function if isinstance(objective, Loaded) else objective
     if working_dir is None:
-        file = source_file(function)
         is_loaded = isinstance(objective, Loaded)
-        working_dir = objective.working_dir if is_loaded else file.parent if file else Path.cwd()
+        working_dir = objective.working_dir if is_loaded else home(function)
     working_dir = working_dir.resolve()
     buffers: list[pickle.PickleBuffer] = []
     with _by_value():
@@ -92,7 +91,10 @@ def _culprit(function: Any) -> str:
     inner = innermost(function)
     if not inspect.isfunction(inner):
         return ""
-    outside = inspect.getclosurevars(inner)
+    try:
+        outside = inspect.getclosurevars(inner)
+    except ValueError:  # a variable that has no value yet
+        return ""
     for name, value in [*outside.nonlocals.items(), *outside.globals.items()]:
         try:
             cloudpickle.dumps(value, protocol=5, buffer_callback=lambda _: False)
@@ -104,8 +106,12 @@ def _culprit(function: Any) -> str:
 def _folder(function: Any, working_dir: Path) -> Folder | None:
     """Return the folder that a function's imports come from.
 
-    :raises InputError: it is too large. One that is not known to be needed is left behind.
+    One that is not known to be needed, and is too large, stays behind; so do installed packages.
+
+    :raises InputError: it is needed and too large, or cannot be read.
     """
+    if "site-packages" in working_dir.parts:
+        return None
     try:
         size = sum(path.stat().st_size for path in files_of(working_dir))
         if size <= LARGEST_FOLDER_BYTES:
