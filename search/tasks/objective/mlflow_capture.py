@@ -68,7 +68,7 @@ def _read(store: PrivateStore, attempt: str) -> Logged:
     from search.tasks.objective.mlflow_readback import read
 
     try:
-        return read(store.uri)
+        return read(store)
     except Exception as error:  # noqa: BLE001 - must not decide what becomes of the trial
         return Logged(notes=(f"{attempt}: what it logged to MLflow cannot be read: {error}",))
 
