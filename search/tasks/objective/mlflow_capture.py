@@ -51,7 +51,7 @@ def capture(attempt: str) -> Iterator[Capture]:
     store = _store
     assert store is not None, "install was called"
     _end_runs()
-    if store.changed:  # by the user's code while it was imported
+    if store.changed:  # by the attempt before, or by the user's code while it was imported
         store.clear()
     set_environment(store)
     captured = Capture(attempt)
@@ -61,7 +61,6 @@ def capture(attempt: str) -> Iterator[Capture]:
         _end_runs()
         if store.changed:
             captured.logged = _read(store, attempt)
-            store.clear()
 
 
 def _read(store: PrivateStore, attempt: str) -> Logged:

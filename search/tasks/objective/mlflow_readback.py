@@ -176,7 +176,8 @@ def _model(name: str, folder: Path, number: int) -> LoggedModel:
 
 def _local(uri: str) -> Path:
     """Return the folder of a URI; one that does not exist if it is elsewhere."""
-    if not is_local_uri(uri):  # type: ignore[no-untyped-call] # an experiment of the author's own, in a bucket
+    # an experiment of the author's own may be in a bucket
+    if not is_local_uri(uri):  # type: ignore[no-untyped-call]
         return Path("/nonexistent")
     return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 
