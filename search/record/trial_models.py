@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import mlflow
 from mlflow.entities import LoggedModel as ServerModel
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
@@ -114,7 +115,8 @@ class TrialModels:
                 model_id=model_id,
                 await_creation_for=0,  # other trials' events wait
             )
-            self._store.ask(create)
+            with _tracking_uri(self._store.uri):
+                self._store.ask(create)
 
     def _versions(self) -> list[ModelVersion]:
         wanted = f"run_id = '{self._run_id}'"
@@ -149,6 +151,21 @@ class TrialModels:
         # the files of deleted models, too.
         with contextlib.suppress(Exception):
             repository.delete_artifacts()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _tracking_uri(uri: str) -> Iterator[None]:
+    """Set the fluent API's store while inside.
+
+    A registry in a database looks there for the model of a version, whatever its client's store.
+    """
+    is_set = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    former = mlflow.get_tracking_uri() if is_set else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(former)  # type: ignore[arg-type] # None: as if never set
 
 
 def _sources(version: ModelVersion) -> tuple[str, ...]:

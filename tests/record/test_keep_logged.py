@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -65,10 +66,13 @@ REGISTERED = replace(LOGGED, models=(replace(LOGGED.models[0], registered_as="mi
 def store(
     new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Store:
-    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
+    (tmp_path / "store").mkdir()
+    (tmp_path / "work").mkdir()
+    # artifacts go to ./mlruns; the store is not the one that MLflow takes by default
+    monkeypatch.chdir(tmp_path / "work")
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
-    return connect(new_store(tmp_path), "mine")
+    return connect(new_store(tmp_path / "store"), "mine")
 
 
 @pytest.fixture
@@ -160,6 +164,21 @@ def test_keeping_it_twice_doubles_nothing(
     assert len(run.outputs.model_outputs) == 1
     (version,) = reader.search_model_versions("name = 'mine'")
     assert version.run_id == run_id
+
+
+def test_registering_leaves_the_script_s_own_store_set(
+    runs: TrialRuns, run_id: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that calls ``fmin`` goes on with the store that it had."""
+    save(REGISTERED, folder)
+    runs.keep_logged(run_id, str(folder), True)
+    assert not mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own.db")
+    runs.drop_models(run_id)
+    save(replace(REGISTERED, models=(replace(REGISTERED.models[0], registered_as="b"),)), folder)
+    runs.keep_logged(run_id, str(folder), True)
+    assert mlflow.get_tracking_uri() == "sqlite:///own.db"
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
 def test_broken_upload_of_a_model_is_made_good(

@@ -57,7 +57,7 @@ def capture(attempt: str) -> Iterator[Capture]:
     store = _store
     assert store is not None, "install was called"
     _end_runs()
-    if store.changed:  # by the user's code while it was imported
+    if store.changed:  # by the attempt before, or by the user's code while it was imported
         store.clear()
     set_environment(store)
     captured = Capture(attempt)
@@ -67,14 +67,13 @@ def capture(attempt: str) -> Iterator[Capture]:
         _end_runs()
         if store.changed:
             captured.logged = _read(store, attempt)
-            store.clear()
 
 
 def _read(store: PrivateStore, attempt: str) -> Logged:
     from search.tasks.objective.mlflow_readback import read
 
     try:
-        return read(store.uri)
+        return read(store)
     except Exception as error:  # noqa: BLE001 - must not decide what becomes of the trial
         return Logged(notes=(f"{attempt}: what it logged to MLflow cannot be read: {error}",))
 

@@ -22,6 +22,7 @@ from mlflow.utils import name_utils
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
+from search.tasks.objective.private_store import PrivateStore
 from search.values.logged import Logged, LoggedModel, Measured, RunLog, free_name, one_run
 
 LARGEST_BYTES = 256 << 20  # of one trial's artifacts, and of its models, that are carried
@@ -34,19 +35,20 @@ PAGE = 1_000
 Files = dict[str, Path]  # path in the archive -> file
 
 
-def read(uri: str) -> Logged:
+def read(store: PrivateStore) -> Logged:
     """Return all that the store holds, as one run.
 
     :raises MlflowException, OSError: it cannot be read.
     """
-    client = MlflowClient(uri, registry_uri=uri)
+    client = MlflowClient(store.uri, registry_uri=store.uri)
     experiments = [each.experiment_id for each in client.search_experiments(view_type=ViewType.ALL)]
     runs = list(_runs(client, experiments))
     automatic = resolve_tags()
     ids = {run.info.run_id for run in runs}
     logged = one_run([_log(client, run, automatic, ids) for run in runs])
     artifacts, notes = _within_limit(_artifacts(runs), "artifacts", "log their path instead")
-    models = list(_models(client, experiments))
+    has_models = store.may_have("logged_models") or store.may_have("model_versions")
+    models = list(_models(client, experiments)) if has_models else []
     files = {
         f"{model.folder}/{path}": file
         for folder, model in models
@@ -174,7 +176,8 @@ def _model(name: str, folder: Path, number: int) -> LoggedModel:
 
 def _local(uri: str) -> Path:
     """Return the folder of a URI; one that does not exist if it is elsewhere."""
-    if not is_local_uri(uri):  # type: ignore[no-untyped-call] # an experiment of the author's own, in a bucket
+    # an experiment of the author's own may be in a bucket
+    if not is_local_uri(uri):  # type: ignore[no-untyped-call]
         return Path("/nonexistent")
     return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 

@@ -5,6 +5,7 @@ Works on MLflow's functions, so it waits until somebody imports MLflow, and impo
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import os
 import sys
@@ -22,6 +23,12 @@ FOREIGN = (
     "MLFLOW_EXPERIMENT_ID",
     "MLFLOW_EXPERIMENT_NAME",
     "MLFLOW_ACTIVE_MODEL_ID",
+)
+
+UNKNOWN = "RESOURCE_DOES_NOT_EXIST"  # MLflow's code for it
+NOT_THIS_TRIAL = (
+    "run {} is not one of this trial's, which are all that mlflow knows inside an objective; "
+    "read another from its server by mlflow.MlflowClient(URI)"
 )
 
 _noted: dict[str, str] = {}
@@ -101,8 +108,79 @@ def _patch(mlflow: ModuleType, store: PrivateStore) -> None:
             _noted["experiment_id"] = str(experiment_id)
         return mlflow.MlflowClient(store.uri).get_experiment(DEFAULT_EXPERIMENT)
 
-    for function in (set_tracking_uri, set_registry_uri, set_experiment):
+    start_run = _without_foreign_parent(mlflow, mlflow.start_run)
+    for function in (set_tracking_uri, set_registry_uri, set_experiment, start_run):
         _replace(getattr(mlflow, function.__name__), function)
+    build = tracking._tracking_store_registry.get_store_builder(store.uri)
+    tracking._register("sqlite", _admitting(mlflow, build, store.uri))
+
+
+def _without_foreign_parent(mlflow: Any, start_run: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a run whose parent is the script's start all the same: it ends in the trial's run."""
+
+    @functools.wraps(start_run)
+    def start(*args: Any, **kwargs: Any) -> Any:
+        if (parent := kwargs.get("parent_run_id")) is not None:
+            try:
+                mlflow.MlflowClient().get_run(parent)
+            except mlflow.MlflowException:
+                del kwargs["parent_run_id"]
+        return start_run(*args, **kwargs)
+
+    return start
+
+
+def _admitting(mlflow: Any, build: Callable[..., Any], uri: str) -> Callable[..., Any]:
+    """Return a builder of stores whose one at ``uri`` takes ids that the script has from another.
+
+    Runs and models of an experiment that it does not have are made in its own; a run that it does
+    not have is one clear error.
+    """
+
+    def in_own_experiment(create: Callable[..., Any]) -> Callable[..., Any]:
+        def call(experiment_id: str, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return create(experiment_id, *args, **kwargs)
+            except mlflow.MlflowException as error:
+                if error.error_code != UNKNOWN:
+                    raise
+            return create(DEFAULT_EXPERIMENT, *args, **kwargs)
+
+        return call
+
+    def explained(get_run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(run_id: str) -> Any:
+            try:
+                return get_run(run_id)
+            except mlflow.MlflowException as error:
+                if error.error_code == UNKNOWN:
+                    error.message = NOT_THIS_TRIAL.format(run_id)
+                    error.args = (error.message,)
+                raise
+
+        return call
+
+    def admitting(store_uri: str, artifact_uri: str | None = None) -> Any:
+        made = build(store_uri=store_uri, artifact_uri=artifact_uri)
+        if store_uri == uri:
+            made.create_run = in_own_experiment(made.create_run)
+            made.create_logged_model = in_own_experiment(made.create_logged_model)
+            made.get_run = explained(made.get_run)
+            _do_not_sync(made.engine)
+        return made
+
+    return admitting
+
+
+def _do_not_sync(engine: Any) -> None:
+    """Let commits return before the disk has them: nobody reads this store after a power cut."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    engine.dispose()  # the connection that it has was made before
 
 
 def _replace(original: Callable[..., Any], function: Callable[..., Any]) -> None:

@@ -25,6 +25,7 @@ import pytest
 from search.tasks.objective import mlflow_capture
 from search.tasks.objective.mlflow_capture import capture, install
 from search.tasks.objective.mlflow_redirect import noted
+from search.tasks.objective.private_store import PrivateStore
 from search.values.logged import Logged
 
 Objective = Callable[[], Any]
@@ -403,6 +404,41 @@ class TestRedirected:
         assert logged.params == {"here": "yes"}
         assert attempt(logs_without_a_run) is not None
 
+    def test_ids_of_the_script_s_own_store_are_admitted(
+        self, attempt: Attempt, worker: ProcessPoolExecutor
+    ) -> None:
+        """A run of the script's experiment, or below its run, is collected like any other."""
+        logged = attempt(uses_ids_of_the_script)
+        assert worker.submit(last_errors).result() == []
+        assert logged is not None
+        assert logged.params == {"first": "1", "second": "2", "third": "3"}
+
+    def test_run_of_another_store_is_one_clear_error(
+        self, attempt: Attempt, worker: ProcessPoolExecutor
+    ) -> None:
+        """The error says why the run is not there, and how to read it."""
+        assert attempt(reads_another_run) is None
+        (error,) = worker.submit(last_errors).result()
+        assert "is not one of this trial's" in error
+
+
+def uses_ids_of_the_script() -> None:
+    import mlflow
+
+    with mlflow.start_run(experiment_id="17"):
+        mlflow.log_param("first", 1)
+    with mlflow.start_run(nested=True, parent_run_id="ab" * 16):
+        mlflow.log_param("second", 2)
+    client = mlflow.MlflowClient()
+    run = client.create_run("17", tags={"mlflow.parentRunId": "ab" * 16})
+    client.log_param(run.info.run_id, "third", 3)
+
+
+def reads_another_run() -> None:
+    import mlflow
+
+    mlflow.get_run("ab" * 16)
+
 
 TOP = """
 import mlflow
@@ -516,6 +552,14 @@ def test_stores_of_killed_workers_are_removed(template: Path, tmp_path: Path) ->
         command = [sys.executable, "-c", program, str(template), str(tmp_path)]
         subprocess.run(command, check=False, cwd=ROOT)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_table_may_have_rows(template: Path, tmp_path: Path) -> None:
+    """With a schema that is not known here, MLflow's client is asked."""
+    store = PrivateStore(template.read_bytes(), tmp_path)
+    assert store.may_have("experiments")
+    assert not store.may_have("logged_models")
+    assert store.may_have("no_such_table")
 
 
 def test_capture_needs_install() -> None:
