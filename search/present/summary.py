@@ -99,7 +99,7 @@ class Summary:
         yield f"look:  {uri if uri.startswith('http') else local}"
         if refit is not None:
             model = f"models:/{refit.registered_model}@{refit.alias}"
-            serve = f"mlflow models serve -m {model} --env-manager local"
+            serve = f"mlflow models serve -m {model} --env-manager local --port 5001"
             yield f"serve: MLFLOW_TRACKING_URI={uri} {serve}"
 
 
