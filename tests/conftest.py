@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 NewStore = Callable[[Path], str]
 
 
+def selected(request: pytest.FixtureRequest, parameter: str) -> set[Any]:
+    """Return the values of a parameter in the selected tests of the module."""
+    return {
+        item.callspec.params[parameter]
+        for item in request.session.items
+        if item.path == request.path and isinstance(item, pytest.Function)
+        if parameter in getattr(getattr(item, "callspec", None), "params", {})
+    }
+
+
 @pytest.fixture(scope="session")
 def new_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
     """Put an empty MLflow store into a folder; return its URI.
