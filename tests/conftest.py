@@ -102,6 +102,14 @@ def out_of_time(ended_early: dict[str, tuple[Result, bytes]]) -> tuple[Result, b
 
 
 @pytest.fixture(scope="session")
+def without_fault(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
+    """The outcomes of the trials of the fault campaign's search when nothing happens to it."""
+    import faults
+
+    return faults.run_without_fault(tmp_path_factory.mktemp("no-fault"))
+
+
+@pytest.fixture(scope="session")
 def cluster_scenarios(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, Future[Any]]:
