@@ -14,7 +14,7 @@ from search.conduct.session import Session
 from search.errors import InputError
 from search.options.command_line import resumed
 from search.options.settings import Settings
-from search.record import prior_work
+from search.record import database, prior_work
 from search.record.connection import CONNECT_TIMEOUT_S, connect, within
 from search.record.driver import SILENCE_S
 from search.record.failures import refusal
@@ -122,6 +122,8 @@ def known(location: Location, plan: Plan, metadata: RunMetadata, session: Sessio
     :raises InputError: it cannot go on, or the store refuses.
     """
     store = location.store.patient(session.say, READ_BACK_S)
+    if note := database.note(store.uri):
+        session.say(note)
     try:
         others = other_searches(store, plan, location.search, session)
         if location.search is None:
