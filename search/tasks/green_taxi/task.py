@@ -12,7 +12,7 @@ from search.errors import InputError
 from search.suggest.space import Space
 from search.tasks.base import Display, Prepared
 from search.tasks.fixing import fixed
-from search.tasks.green_taxi import features, months
+from search.tasks.green_taxi import features, months, served_model
 from search.tasks.green_taxi.features import TaxiData
 from search.tasks.green_taxi.months import Origin
 from search.tasks.green_taxi.refit import TaxiRefit
@@ -114,7 +114,9 @@ class GreenTaxi:
         )
 
     def _notes(self) -> Iterator[str]:
-        """Yield what the trainable wants the user to know."""
+        """Yield what the user should know before the first trial."""
+        if no_csv := served_model.no_csv():
+            yield f"note: {no_csv}"
         note = getattr(self.trainable, "note", None)
         if note is not None and (line := note(self.settings)):
             yield line
