@@ -27,8 +27,6 @@ from search.tasks.base import Refit
 from search.values.model import Fitted, Judgement, checked
 from search.values.trial import Outcome
 
-SAME_SCORE = 1e-4  # a refit on the same rows with the same seed and rounds is the trial again
-
 
 @dataclass(frozen=True)
 class RefitJob:
@@ -91,8 +89,9 @@ class RefitJob:
             )
 
     def _compare(self, score: float, best: Outcome) -> None:
+        """Say so if the refit, on the same rows with the same seed and rounds, is another model."""
         assert best.score is not None, "only a trial with a score is the best"
-        if not abs(score - best.score) <= SAME_SCORE:
+        if not self.plan.task.metric.same(score, best.score):
             self.session.say(
                 f"note: the refit has {self.plan.task.metric.shown(score)}, its trial had "
                 f"{best.score:.4f}; the trainable does not give the same model twice"

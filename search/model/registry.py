@@ -6,7 +6,6 @@ given one after the other: they are compared in that order.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -80,8 +79,7 @@ def standing(score: float, champion_score: float | None, metric: Metric) -> Stan
     if champion_score is None:
         return Standing(CHAMPION, "the first version")
     ours, theirs = metric.shown(score), f"{champion_score:.4f}"
-    # a champion that predicts NaN for these rows was made for others
-    if not math.isnan(champion_score) and metric.better(score, than=champion_score):
+    if metric.beats(score, champion_score):
         return Standing(CHAMPION, f"{ours}, the champion before had {theirs}")
     return Standing(CHALLENGER, f"{ours}, the champion has {theirs}")
 

@@ -23,7 +23,6 @@ from search.values.report import SCORE
 from search.values.trial import PastTrial, Point, Proposal, trial_id
 
 RANDOM_POINTS = 20  # finished trials before TPE models anything; hyperopt's own number
-TUNE_MODE = {"minimize": "min", "maximize": "max"}
 
 
 class TPESearch(HyperOptSearch):  # type: ignore[misc]
@@ -55,7 +54,7 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
 
         :raises InputError: a point is not in the space.
         """
-        super().__init__(metric=SCORE, mode=TUNE_MODE[metric.direction], random_state_seed=seed)
+        super().__init__(metric=SCORE, mode=metric.mode, random_state_seed=seed)
         self._search_space, self._loss = space, metric.loss
         self._seed = seed
         self._space = space.root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,10 @@ def trial_id(number: int) -> str:
 
 
 def best(outcomes: Sequence[Outcome], metric: Metric) -> Outcome | None:
-    """Return the trial with the best score, the first of equals; None if no trial has a score."""
-    scored = [(metric.loss(o.score), int(o.trial_id), o) for o in outcomes if o.score is not None]
-    return min(scored, key=lambda each: each[:2])[2] if scored else None
+    """Return the trial with the best score, of equals that with the lowest number.
+
+    None if no trial has a finite score.
+    """
+    scored = sorted((o for o in outcomes if o.score is not None), key=lambda o: int(o.trial_id))
+    place = metric.best_index([math.nan if o.score is None else o.score for o in scored])
+    return None if place is None else scored[place]

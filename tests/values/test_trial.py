@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 import pytest
@@ -16,7 +17,9 @@ MINIMIZED = Metric("rmse", "minimize")
 MAXIMIZED = Metric("roc-auc", "maximize")
 METRICS = [MINIMIZED, MAXIMIZED]
 any_scores = st.lists(
-    st.none() | st.floats(allow_nan=False) | st.sampled_from([1.0, 2.0, 3.0]), max_size=20
+    # NaN and both infinities among them
+    st.none() | st.floats() | st.sampled_from([1.0, 2.0, 3.0, math.nan, math.inf]),
+    max_size=20,
 )
 
 
@@ -41,10 +44,10 @@ def test_no_trial_has_a_better_score_than_the_best(
     metric: Metric, scores: list[float | None]
 ) -> None:
     found = best(outcomes(scores), metric)
-    scored = [score for score in scores if score is not None]
+    scored = [score for score in scores if score is not None and math.isfinite(score)]
     assert (found is None) == (not scored)
     if found is not None:
-        assert found.score == metric.best(scored)
+        assert found.score == (min if metric is MINIMIZED else max)(scored)
 
 
 @no_deadline
@@ -67,6 +70,17 @@ def test_first_of_equal_trials_is_the_best(
 def test_direction_decides(metric: Metric, number: int) -> None:
     trials = outcomes([5.0, 1.0, 9.0, None, 1.0, 9.0])
     assert best(trials, metric) == trials[number - 1]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_score_that_is_no_finite_number_never_wins(metric: Metric, score: float) -> None:
+    """Wherever it stands."""
+    for scores in ([score, 1.0], [1.0, score]):
+        found = best(outcomes([*scores]), metric)
+        assert found is not None
+        assert found.score == 1.0
+    assert best(outcomes([score]), metric) is None
 
 
 @pytest.mark.parametrize("metric", METRICS)
