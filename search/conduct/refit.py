@@ -94,7 +94,8 @@ class RefitJob:
         if not self.plan.task.metric.same(score, best.score):
             self.session.say(
                 f"note: the refit has {self.plan.task.metric.shown(score)}, its trial had "
-                f"{best.score:.4f}; the trainable does not give the same model twice"
+                f"{best.score:.4f}; a fit of this task with the same seed "
+                "does not give the same model again"
             )
 
     def _log_scores(self, judgement: Judgement, run_id: str) -> None:

@@ -164,14 +164,14 @@ def check_unchanged(search: LoggedSearch, plan: Plan, metadata: RunMetadata) -> 
         )
     digest = "" if metadata.data is None else metadata.data.digest
     pairs = (
-        ("space.digest", plan.task.space.digest, "the search space of its trainable"),
+        ("space.digest", plan.task.space.digest, "its search space"),
         ("data.digest", digest, "its data"),
     )
     for name, now, what in pairs:
         if (before := search.params.get(name, "")) != now:
             raise InputError(
-                f"--resume {search.name}: {what} is another than it was ({name} {now}, it was "
-                f"{before}); start a new search, with --warm-start {search.name} if it may help"
+                f"--resume {search.name}: {what} has changed ({name} is {now}, was {before}); "
+                f"start a new search, with --warm-start {search.name} if it may help"
             )
 
 

@@ -103,7 +103,7 @@ class Registry:
 
     def _standing(self, candidate: Candidate) -> Standing:
         if candidate.made_up_data:
-            return Standing(CHALLENGER, "trained on the made sample")
+            return Standing(CHALLENGER, "trained on a generated sample")
         if (champion := self._champion()) is None:
             return standing(candidate.score, None, self._metric)
         return self._compared(candidate, champion)

@@ -26,7 +26,7 @@ class Task(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of task: "taxi", "table", "objective"."""
+        """The kind of task: its name in :mod:`search.tasks.kinds`."""
 
     @property
     def model(self) -> str:
@@ -89,7 +89,7 @@ class Refit(Protocol):
 
     @property
     def flavor(self) -> str:
-        """The module of MLflow that saves the model: "xgboost", "sklearn", ..."""
+        """The module of MLflow that saves the model: "sklearn", "pytorch", ..."""
 
     @property
     def fit(self) -> Callable[[Point, int, Any], Fitted]:

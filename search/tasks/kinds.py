@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from search.tasks.base import Task
 
-Values = Mapping[str, Any]  # option values by argparse's names: train_data, trainable, ...
+Values = Mapping[str, Any]  # option values by argparse's names: train_data, set, ...
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Option:
     spec: Mapping[str, Any]  # what argparse's add_argument takes
     read: Callable[[Any], Any] = field(default=lambda value: value)  # from argparse or JSON
     kept: Callable[[Any], Any] = field(default=lambda value: value)  # its form in JSON
+    may_differ: bool = False  # on --resume: it changes no trial
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CHECKED_ROWS = 10_000  # enough to find a difference; XGBoost takes 145 ns a row and tree
+CHECKED_ROWS = 10_000  # enough to find a difference, few enough to take seconds
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Served:
 class Package:
     """What a refit leaves in MLflow."""
 
-    flavor: str  # the module of MLflow that saves the model: "xgboost", "sklearn", ...
+    flavor: str  # the module of MLflow that saves the model: "sklearn", "pytorch", ...
     model: Any  # the object that the flavour saves
     files: Mapping[str, bytes] = field(default_factory=dict)  # artifact path -> content
     served: Served | None = None

@@ -76,6 +76,7 @@ OPTIONS = (
         },
         read=lambda folder: Path(folder).absolute(),
         kept=str,
+        may_differ=True,
     ),
 )
 
