@@ -145,15 +145,16 @@ def _metadata(plan: Plan, prepared: Prepared, location: Location) -> RunMetadata
 
 def _checked_nodes(opened: Opened) -> Nodes:
     machines, session = opened.plan.settings.machines, opened.session
+    fitted_with = opened.prepared.fitted_with
     nodes = Nodes(
         machines.cpus_per_trial,
         machines.max_concurrent,
         grows=not opened.cluster.is_ours,
         say=session.say,
-        joined=lambda new: session.display.say_all(preflight(new).lines()),
+        joined=lambda new: session.display.say_all(preflight(new, fitted_with).lines()),
     )
     if not opened.cluster.is_ours:  # our own node is this machine, with this environment
-        checked = preflight(nodes.alive)
+        checked = preflight(nodes.alive, fitted_with)
         session.display.say_all(checked.lines() or checked.verdict())
         checked.check()
     return nodes

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from search.suggest.space import Space
 from search.values.data import DataDescription
+from search.values.fitted_with import NOTHING, FittedWith
 from search.values.metric import Metric
 from search.values.model import Fitted, Judgement, Package
 from search.values.trial import Point
@@ -70,6 +71,7 @@ class Prepared:
     params: Mapping[str, str] = field(default_factory=dict)  # of every run
     tags: Mapping[str, str] = field(default_factory=dict)  # of every run
     summary: Mapping[str, Any] | None = None  # the key `data` of the JSON
+    fitted_with: FittedWith = NOTHING  # what else a score depends on
 
 
 class Trial(Protocol):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from search.values.fitted_with import NOTHING, FittedWith
+
 if TYPE_CHECKING:
     from search.tasks.base import Task
 
@@ -53,6 +55,7 @@ class Kind:
     stem: Callable[[Values], str]  # what the name of a search without --name begins with
     check: Callable[[Values], None]  # raises InputError where options contradict each other
     open: Callable[[Request], Task]  # raises InputError; imports what is heavy
+    fitted_with: FittedWith = NOTHING  # what every task of this kind depends on
 
 
 # where each kind lives, the default one first
