@@ -49,16 +49,25 @@ class Outcome:
     failure: str  # the last line of the error; empty if it did not fail
 
 
+@dataclass(frozen=True)
+class ScoredOutcome(Outcome):
+    """An outcome with a score, which is a finite number."""
+
+    score: float
+
+
 def trial_id(number: int) -> str:
     """Return the id of a search's ``number``-th trial, from 1."""
     return f"{number:04d}"
 
 
-def best(outcomes: Sequence[Outcome], metric: Metric) -> Outcome | None:
+def best(outcomes: Sequence[Outcome], metric: Metric) -> ScoredOutcome | None:
     """Return the trial with the best score, of equals that with the lowest number.
 
     None if no trial has a finite score.
     """
-    scored = sorted((o for o in outcomes if o.score is not None), key=lambda o: int(o.trial_id))
-    place = metric.best_index([math.nan if o.score is None else o.score for o in scored])
-    return None if place is None else scored[place]
+    numbered = sorted(outcomes, key=lambda outcome: int(outcome.trial_id))
+    scores = [math.nan if outcome.score is None else outcome.score for outcome in numbered]
+    if (place := metric.best_index(scores)) is None:
+        return None
+    return ScoredOutcome(**{**vars(numbered[place]), "score": scores[place]})
