@@ -23,6 +23,7 @@ from search.record import provenance
 from search.record.failures import first_line
 from search.record.run_metadata import RunMetadata, author_and_code
 from search.record.search_run import Drive, ParentRun, SearchDescription
+from search.record.tags import DATA_DIGEST
 from search.tasks.base import Prepared
 from search.values.trial import best
 
@@ -110,7 +111,7 @@ def driven(opened: Opened) -> Iterator[Drive]:
     plan, session = opened.plan, opened.session
     settings, metadata = plan.settings, opened.metadata
     store = opened.location.store.patient(session.say)
-    data = {} if metadata.data is None else {"data.digest": metadata.data.digest}
+    data = {} if metadata.data is None else {DATA_DIGEST: metadata.data.digest}
     description = SearchDescription(
         name=settings.name,
         task=plan.task.kind,

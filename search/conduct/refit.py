@@ -22,7 +22,7 @@ from search.record.ledger import LoggedRefit
 from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.store import Score, Store, now_ms
-from search.record.tags import BEST_TRIAL, PARENT, ROLE, SUPERSEDED
+from search.record.tags import BEST_TRIAL, PARENT, ROLE, SEARCH, SUPERSEDED
 from search.tasks.base import Refit
 from search.values.model import Fitted, Judgement, checked
 from search.values.trial import Outcome
@@ -102,7 +102,7 @@ class RefitJob:
         metric = self.plan.task.metric
         scores = [Score(metric.name, judgement.score, now_ms())]
         if judgement.test_score is not None:
-            scores.append(Score(f"test-{metric.name}", judgement.test_score, now_ms()))
+            scores.append(Score(metric.test, judgement.test_score, now_ms()))
         self.store.score(run_id, scores)
 
     def _registered(self, logged: logged_model.Logged, best: Outcome, run_id: str) -> LoggedRefit:
@@ -117,7 +117,7 @@ class RefitJob:
                 rows=self.refit.rows,
                 score_of=self.refit.score,
                 made_up_data=self.refit.made_up,
-                tags={"search": settings.name},
+                tags={SEARCH: settings.name},
             )
         )
         self.store.describe(run_id, tags=registered.tags())

@@ -23,6 +23,7 @@ from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.search_run import Drive
 from search.record.store import Store
+from search.record.tags import DATA_DIGEST, SPACE_DIGEST
 from search.record.trial_runs import TrialRuns
 from search.record.writer import Hooks, Writer
 from search.suggest.space import Space
@@ -164,8 +165,8 @@ def check_unchanged(search: LoggedSearch, plan: Plan, metadata: RunMetadata) -> 
         )
     digest = "" if metadata.data is None else metadata.data.digest
     pairs = (
-        ("space.digest", plan.task.space.digest, "its search space"),
-        ("data.digest", digest, "its data"),
+        (SPACE_DIGEST, plan.task.space.digest, "its search space"),
+        (DATA_DIGEST, digest, "its data"),
     )
     for name, now, what in pairs:
         if (before := search.params.get(name, "")) != now:

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from search.model.scoring_process import ScoringProcess
 from search.record.store import Store
-from search.record.tags import ALIAS, ROLE, STANDING, VERSION
+from search.record.tags import ALIAS, DATA_DIGEST, ROLE, STANDING, VERSION
 from search.values.metric import Metric
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 
-DIGEST = "data.digest"  # tag of a version: of the rows it was trained and scored on
 WAITING = "not compared yet"  # the tag STANDING until the version has its alias
 GIVEN_UP = "not compared: the search that made it did not go on"
 TURN_S = 120.0  # for a version that is being compared; scoring a champion takes seconds
@@ -93,7 +92,7 @@ class Registry:
 
     def register(self, candidate: Candidate) -> Registered:
         """Register a logged model, compare it with the champion, and set the alias it deserves."""
-        tags = {**candidate.tags, DIGEST: candidate.digest, STANDING: WAITING}
+        tags = {**candidate.tags, DATA_DIGEST: candidate.digest, STANDING: WAITING}
         version = self._create(candidate.model_uri, candidate.run_id, tags)
         self._wait_for_turn(int(version))
         decided = self._standing(candidate)
@@ -116,7 +115,7 @@ class Registry:
         recorded = refit.data.metrics.get(self._metric.name)
         if recorded is None:
             return Standing(CHALLENGER, f"champion {number} was scored by another metric")
-        if candidate.digest and champion.tags.get(DIGEST) == candidate.digest:
+        if candidate.digest and champion.tags.get(DATA_DIGEST) == candidate.digest:
             return standing(candidate.score, recorded, self._metric)
         try:
             with ScoringProcess(candidate.rows, self._store.uri) as process:

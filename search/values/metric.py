@@ -32,6 +32,11 @@ class Metric:
         return f"validation-{self.name}"
 
     @property
+    def test(self) -> str:
+        """The key of a score on the test data in MLflow."""
+        return f"test-{self.name}"
+
+    @property
     def mode(self) -> Literal["min", "max"]:
         """The direction in Ray Tune's words."""
         return "min" if self.direction == "minimize" else "max"

@@ -234,6 +234,10 @@ def test_learning_curve_has_its_own_key() -> None:
     assert MAXIMIZED.curve == "validation-roc-auc"
 
 
+def test_score_on_the_test_data_has_its_own_key() -> None:
+    assert MAXIMIZED.test == "test-roc-auc"
+
+
 @pytest.mark.parametrize(
     ("metric", "text"),
     [
