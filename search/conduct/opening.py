@@ -20,9 +20,9 @@ from search.execute.warmup import warmup
 from search.execute.worker import Shared
 from search.options.settings import Settings
 from search.record import provenance
-from search.record.failures import first_line
 from search.record.run_metadata import RunMetadata, author_and_code
 from search.record.search_run import Drive, ParentRun, SearchDescription
+from search.record.store_errors import first_line
 from search.record.tags import DATA_DIGEST
 from search.tasks.base import Prepared
 from search.values.trial import best

@@ -17,11 +17,11 @@ from search.execute.worker import Shared
 from search.model import logged_model
 from search.model.registry import Candidate, Registry
 from search.model.scoring_process import ScoringProcess
-from search.record.failures import first_line
 from search.record.ledger import LoggedRefit
 from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.store import Score, Store, now_ms
+from search.record.store_errors import first_line
 from search.record.tags import BEST_TRIAL, PARENT, ROLE, SEARCH, SUPERSEDED
 from search.tasks.base import Refit
 from search.values.model import Fitted, Judgement, checked

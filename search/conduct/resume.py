@@ -17,12 +17,12 @@ from search.options.settings import Settings
 from search.record import database, prior_work
 from search.record.connection import CONNECT_TIMEOUT_S, connect, within
 from search.record.driver import SILENCE_S
-from search.record.failures import refusal
 from search.record.ledger import Ledger, LoggedSearch
 from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.search_run import Drive
 from search.record.store import Store
+from search.record.store_errors import refusal
 from search.record.tags import DATA_DIGEST, SPACE_DIGEST
 from search.record.trial_runs import TrialRuns
 from search.record.writer import Hooks, Writer

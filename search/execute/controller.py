@@ -17,7 +17,7 @@ import ray
 from ray.tune.execution.tune_controller import TuneController
 
 from search.execute.nodes import Nodes
-from search.execute.retries import EXCUSED, is_excused
+from search.execute.trial_retries import EXCUSED, is_excused
 
 
 @contextlib.contextmanager

@@ -14,10 +14,10 @@ from mlflow.exceptions import MlflowException
 
 from search.errors import InputError
 from search.record import database
-from search.record.failures import first_line, refusal
-from search.record.retries import RETRY_AFTER_S
+from search.record.request_retries import RETRY_AFTER_S
 from search.record.server import credentials_apart, unusable
 from search.record.store import CLIENT_RETRIES, Store
+from search.record.store_errors import first_line, refusal
 
 # For the first requests. That there is a server is known by then (search/record/server.py); if
 # many searches begin at once, all of it is slow.

@@ -17,9 +17,9 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from search.errors import Interrupted, SearchError
-from search.record.failures import Unwritable, first_line, is_outage
 from search.record.journal import Journal
-from search.record.retries import RETRY_AFTER_S
+from search.record.request_retries import RETRY_AFTER_S
+from search.record.store_errors import Unwritable, first_line, is_outage
 from search.values.events import Ended, Event, Progressed, Started
 
 DRAIN_S = 120.0  # at the end of a search, for a server that does not answer

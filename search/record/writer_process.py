@@ -16,8 +16,8 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from search.record.failures import first_line
 from search.record.store import Store
+from search.record.store_errors import first_line
 from search.record.trial_runs import TrialRuns
 
 END_S = 2.0  # for the process to end by itself

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
 from search.errors import InputError
-from search.record.failures import first_line, is_outage, refusal
+from search.record.store_errors import first_line, is_outage, refusal
 
 
 def failed(message: str, code: int) -> MlflowException:
