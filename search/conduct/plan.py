@@ -1,4 +1,4 @@
-"""What is to be searched: opened and checked as a whole, before anything is started."""
+"""The plan of a search: task, rungs and initial points, checked before anything is started."""
 
 from __future__ import annotations
 

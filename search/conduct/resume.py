@@ -1,4 +1,4 @@
-"""Going on with a search, and starting from others: what may go on, and from where."""
+"""Resuming a search, and starting from the trials of others: what is allowed, and what is read."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def settings_of(location: Location | None, asked: Settings) -> Settings:
 def named(store: Store, name: str) -> LoggedSearch:
     """Return the search of this name.
 
-    :raises InputError: there is none, or it cannot be gone on with.
+    :raises InputError: there is none, or it cannot be resumed.
     """
     ledger = Ledger(store)
     search = ledger.search(name)

@@ -108,7 +108,7 @@ class Preflight:
             found.append((line, False))
         if abs(answer.clock_off_s) > CLOCK_OFF_S:
             line = (
-                f"its clock is {answer.clock_off_s:+.1f} s off ours: let it keep time (chrony, NTP)"
+                f"its clock is {answer.clock_off_s:+.1f} s off ours: synchronise it (chrony, NTP)"
             )
             found.append((line, False))
         return found

@@ -1,4 +1,4 @@
-"""What a node is asked before it gets a trial. Runs on every node, so it imports little."""
+"""What the preflight check asks each node. It runs on the nodes, so it imports little."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:
             if now != before:
                 raise InputError(
                     f"{_flag(name)} {_shown(now)}: the search {asked.name!r} has "
-                    f"{_shown(before)}, and goes on with that; leave the option out"
+                    f"{_shown(before)} and keeps it; leave the option out"
                 )
         values[name] = value
     return checked(kind, values, asked.given)

@@ -1,4 +1,4 @@
-"""Reaching a tracking store for the first time: in time, and without making anything twice."""
+"""Connecting to a tracking store: within a time limit, and without creating anything twice."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _requests_of(seconds: int) -> Iterator[None]:
 def _client_prepared(uri: str) -> str:
     """Set how MLflow's client asks; return the URI without credentials, which go elsewhere."""
     # The client would try an absent server for a long time, and a POST whose answer was lost
-    # would make a second run: those who may wait here look first at what was made.
+    # would make a second run. Where we try again, we first look up what was made.
     os.environ[CLIENT_RETRIES] = "0"
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     # the client would read each run that it ends, to print where it is
@@ -124,7 +124,7 @@ def _client_prepared(uri: str) -> str:
 def _reached(uri: str, name: str, create: bool) -> str:
     """Return the experiment's id, even if another process is making the same database.
 
-    Our own processes make a sqlite file aside, and take turns in PostgreSQL; what `mlflow ui` is
+    Searches make a sqlite file aside, and take turns in PostgreSQL. A database that `mlflow ui` is
     making is waited for.
     """
     if not database.check_usable(uri) and not create:

@@ -28,7 +28,7 @@ POSTGRESQL = ("postgresql:", "postgresql+")  # how its URIs begin
 SETTING_UP = int.from_bytes(b"search", "big")
 
 LOCKED_S = 1.0  # for another process to finish writing
-STILL_S = 10.0  # nobody is making a file that was not written for so long
+STILL_S = 10.0  # a file that was not written for so long is not being made
 LONGEST_S = 60.0  # for others to finish: making a database takes seconds
 LOOK_EVERY_S = 0.2
 

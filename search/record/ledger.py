@@ -95,7 +95,7 @@ class LoggedSearch:
     status: str  # MLflow's
     started_ms: int
     params: Mapping[str, str]
-    options: Mapping[str, Any] | None  # None: it cannot be gone on with
+    options: Mapping[str, Any] | None  # None: it cannot be resumed
     metric: str  # empty: begun by a version that had one metric only
     direction: str
     driver: Driver | None

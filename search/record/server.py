@@ -1,4 +1,4 @@
-"""Is there a tracking server at all? Asked before anything heavy is imported."""
+"""Checks that a tracking server answers, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROXY_REFUSALS = (407, 502, 503, 504)
 
 # what to do about a server's refusal, by its HTTP status
 HINTS = {
-    401: f"set {USER} and {PASSWORD} to a user and a password that it knows",
+    401: f"set {USER} and {PASSWORD} to those of one of its users",
     403: "ask whoever runs it to grant what a search needs: docs/tracking-server.md",
 }
 

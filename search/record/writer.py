@@ -95,7 +95,9 @@ class Writer:
                 self._give_up_at = min(self._give_up_at, time.monotonic() + HURRIED_S)
             self._thread.join(0.1)
         if self.waiting and not hooks.abandoned():
-            reason = first_line(self._obstacle) if self._obstacle else "it was not waited for"
+            reason = (
+                first_line(self._obstacle) if self._obstacle else "the search did not wait for it"
+            )
             kind = Interrupted if hooks.interrupted() or hooks.hurried() else SearchError
             raise kind(
                 f"{self.waiting} events of the trials are not in the tracking store yet ({reason})"
