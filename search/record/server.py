@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from search.errors import InputError
-from search.values.uri import without_credentials
+from search.values.uri import user_apart, without_credentials
 
 ANSWER_TIMEOUT_S = 6.0
 
@@ -114,11 +114,8 @@ def credentials_apart(uri: str) -> tuple[str, dict[str, str]]:
     """
     if not uri.lower().startswith(("http://", "https://")):
         return uri, {}
-    parts = urlsplit(uri)
-    if parts.username is None:
-        return uri, {}
-    credentials = {USER: unquote(parts.username), PASSWORD: unquote(parts.password or "")}
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), credentials
+    bare, user, password = user_apart(uri)
+    return (uri, {}) if user is None else (bare, {USER: user, PASSWORD: password})
 
 
 def _proxy(uri: str) -> str | None:
