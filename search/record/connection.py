@@ -51,7 +51,7 @@ def connect(uri: str, experiment_name: str, *, create: bool = True) -> Store:
 
 
 def answers(uri: str) -> bool:
-    """Check that the store answers and lets us in, without making anything.
+    """Check that the store answers and accepts our credentials, without creating anything.
 
     Return whether it exists yet.
 

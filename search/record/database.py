@@ -73,8 +73,8 @@ def note(uri: str) -> str | None:
 def alone(uri: str) -> Iterator[bool]:
     """While inside, keep other searches out of a PostgreSQL database; yield whether it has tables.
 
-    One that does not let us in raises here; MLflow would try it for 120 s. With a version of MLflow
-    whose schema is not known, tables are taken to exist.
+    One that refuses the connection raises here; MLflow would try it for 120 s. With a version of
+    MLflow whose schema is not known, tables are taken to exist.
     """
     if not uri.startswith(POSTGRESQL):
         yield True

@@ -128,7 +128,7 @@ class ParentRun:
             yield Drive(search.run_id, journal)
 
     def _created(self, tags: Mapping[str, str]) -> str:
-        """Make the run; a server that lets us read but not write says so here."""
+        """Make the run; a server that allows reading but not writing says so here."""
         try:
             return self.store.create(self.description.name, tags, now_ms())
         except MlflowException as error:

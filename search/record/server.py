@@ -42,7 +42,7 @@ def disable_telemetry() -> None:
 
 
 def bypass_proxy_on_loopback(tracking_uri: str) -> None:
-    """Have no proxy asked for a server on this machine, which a proxy cannot reach."""
+    """Bypass the proxy for a server on this machine, which a proxy cannot reach."""
     host = _host(tracking_uri)
     if not _is_loopback(host):
         return

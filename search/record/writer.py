@@ -77,7 +77,7 @@ class Writer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Send what is left; wait for a server that is away, but not for ever.
+        """Send what is left; wait for a server that is away, up to :data:`DRAIN_S`.
 
         :raises SearchError: the server did not take all of it; the journal holds the rest.
         :raises Interrupted: the same, if the user has ended the search.

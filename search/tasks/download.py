@@ -23,7 +23,7 @@ TIMEOUT_S = 10.0  # for the connection and for each read
 
 
 class OutOfReach(InputError):
-    """Nothing answered at the URL, or not with the file."""
+    """The URL cannot be reached, or does not return the file."""
 
 
 def file_name(url: str) -> str:

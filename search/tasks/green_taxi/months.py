@@ -1,7 +1,7 @@
 """Where trips come from: files, globs, URLs, TLC's published months, or generated ones.
 
-What the user names is never replaced: if it cannot be had, that is an error. Only the default
-months fall back to generated trips, and the user is told.
+What the user names is never replaced: if it cannot be found or read, that is an error. Only the
+default months fall back to generated trips, and the user is told.
 """
 
 from __future__ import annotations
