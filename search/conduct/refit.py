@@ -17,17 +17,15 @@ from search.execute.worker import Shared
 from search.model import logged_model
 from search.model.registry import Candidate, Registry
 from search.model.scoring_process import ScoringProcess
-from search.record.failures import first_line
 from search.record.ledger import LoggedRefit
 from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.store import Score, Store, now_ms
-from search.record.tags import BEST_TRIAL, PARENT, ROLE, SUPERSEDED
+from search.record.store_errors import first_line
+from search.record.tags import BEST_TRIAL, PARENT, ROLE, SEARCH, SUPERSEDED
 from search.tasks.base import Refit
 from search.values.model import Fitted, Judgement, checked
 from search.values.trial import Outcome
-
-SAME_SCORE = 1e-4  # a refit on the same rows with the same seed and rounds is the trial again
 
 
 @dataclass(frozen=True)
@@ -91,18 +89,20 @@ class RefitJob:
             )
 
     def _compare(self, score: float, best: Outcome) -> None:
+        """Say so if the refit, on the same rows with the same seed and rounds, is another model."""
         assert best.score is not None, "only a trial with a score is the best"
-        if not abs(score - best.score) <= SAME_SCORE:
+        if not self.plan.task.metric.same(score, best.score):
             self.session.say(
                 f"note: the refit has {self.plan.task.metric.shown(score)}, its trial had "
-                f"{best.score:.4f}; the trainable does not give the same model twice"
+                f"{best.score:.4f}; a fit of this task with the same seed "
+                "does not give the same model again"
             )
 
     def _log_scores(self, judgement: Judgement, run_id: str) -> None:
         metric = self.plan.task.metric
         scores = [Score(metric.name, judgement.score, now_ms())]
         if judgement.test_score is not None:
-            scores.append(Score(f"test-{metric.name}", judgement.test_score, now_ms()))
+            scores.append(Score(metric.test, judgement.test_score, now_ms()))
         self.store.score(run_id, scores)
 
     def _registered(self, logged: logged_model.Logged, best: Outcome, run_id: str) -> LoggedRefit:
@@ -117,7 +117,7 @@ class RefitJob:
                 rows=self.refit.rows,
                 score_of=self.refit.score,
                 made_up_data=self.refit.made_up,
-                tags={"search": settings.name},
+                tags={SEARCH: settings.name},
             )
         )
         self.store.describe(run_id, tags=registered.tags())

@@ -29,7 +29,7 @@ def conduct(asked: Settings, session: Session, opened_task: OpenTask = open_task
     """Run the whole search. ``opened_task`` opens the task that the settings ask for.
 
     :raises InputError: something the user gave cannot be used; no trial was started.
-    :raises SearchError: no trial finished, the refit failed, or the server stayed away.
+    :raises SearchError: no trial finished, the refit failed, or the server was unreachable.
     :raises Interrupted: the user ended it.
     """
     clock = session.clock
