@@ -38,6 +38,7 @@ SPACE_DIGEST = "space.digest"
 
 # metrics of a trial's run
 BEST_ITERATION = "best_iteration"  # the 0-based round of its score
+FIT_SECONDS = "fit_seconds"  # of a trial
 
 # MLflow's status of a trial's run, by the trial's
 RUN_STATUS = {
