@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 NewStore = Callable[[Path], str]
 
 
+def selected(request: pytest.FixtureRequest, parameter: str) -> set[Any]:
+    """Return the values of a parameter in the selected tests of the module."""
+    return {
+        item.callspec.params[parameter]
+        for item in request.session.items
+        if item.path == request.path and isinstance(item, pytest.Function)
+        if parameter in getattr(getattr(item, "callspec", None), "params", {})
+    }
+
+
 @pytest.fixture(scope="session")
 def new_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
     """Put an empty MLflow store into a folder; return its URI.
@@ -89,6 +99,14 @@ def ended_early(
 def out_of_time(ended_early: dict[str, tuple[Result, bytes]]) -> tuple[Result, bytes]:
     """The search ended by its time budget, and its terminal output."""
     return ended_early["budget"]
+
+
+@pytest.fixture(scope="session")
+def without_fault(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
+    """The outcomes of the trials of the fault campaign's search when nothing happens to it."""
+    import faults
+
+    return faults.run_without_fault(tmp_path_factory.mktemp("no-fault"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One run of a search: what it has at hand from its first moment to its last."""
+"""What a running search uses from start to end: its folder, display, stop signal and clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.record.writer_process import WriterProcess
 
 @dataclass(frozen=True)
 class Session:
-    """What a running search has at hand."""
+    """One run of a search."""
 
     folder: Path  # the search's own, below the state directory
     display: Display

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
 
-from search.record.failures import Unwritable, first_line, is_outage
 from search.record.logged_folder import ARTIFACTS, MODELS, facts, unpack
 from search.record.store import METRICS_A_REQUEST, Score, Store
+from search.record.store_errors import Unwritable, first_line, is_outage
 from search.record.tags import LONGEST_TAG, NOT_KEPT
 from search.record.trial_models import TrialModels
 from search.values.logged import LoggedModel

@@ -1,5 +1,6 @@
 """WHICH point comes next: the search space, the history, the searcher and its algorithms.
 
-May import: values, errors, hyperopt, and of Ray only the searcher's base class. ``fast_tpe`` alone
-uses private parts of hyperopt. ``evaluation`` is worker code.
+May import: values, errors, hyperopt, and of Ray only the searcher's base class. Three modules use
+private parts of hyperopt: ``fast_tpe`` its posterior, ``space`` and ``labels`` the nodes of its
+expressions. ``evaluation`` is worker code.
 """

@@ -24,8 +24,6 @@ from search.values.metric import Metric
 from search.values.report import SCORE
 from search.values.trial import PastTrial, Point, Proposal, trial_id
 
-TUNE_MODE = {"minimize": "min", "maximize": "max"}
-
 
 class TPESearch(HyperOptSearch):  # type: ignore[misc]
     """Suggests points, by default by the tree-structured Parzen estimator.
@@ -61,20 +59,25 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
 
         :raises InputError: a point is not in the space.
         """
-        super().__init__(metric=SCORE, mode=TUNE_MODE[metric.direction], random_state_seed=seed)
+        super().__init__(metric=SCORE, mode=metric.mode, random_state_seed=seed)
         self._search_space, self._loss = space, metric.loss
         self._seeds, self._enough = seeds or OwnSeeds(seed), enough
-        self._space = space.root
         self._first = [space.labels_of(point) for point in first]
         self._again = deque((int(each.trial_id), space.labels_of(each.params)) for each in again)
         self._id_of: dict[str, int] = {}  # Tune's trial id -> hyperopt's
         self._lowest = 1  # no lower number is free
-        self.domain = Domain(lambda point: point, space.root)
-        self._algorithm = (algorithm or named("hyperopt"))(self.domain)
-        self._history = History(self.domain.params)  # by hyperopt's ids
+        domain = Domain(lambda point: point, space.root)
+        self._algorithm = (algorithm or named("hyperopt"))(domain)
+        self._history = History(domain.params)  # by hyperopt's ids
         past = list(past)
         self._remember(past)
         self._taken = {each.number for each in past} | {number for number, _ in self._again}
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Refuse another space or metric: both are given when the searcher is made."""
+        return False
 
     def suggest(self, tune_trial_id: str) -> dict[str, Any] | None:
         """Return the next :class:`Proposal`, as Tune's config; ``FINISHED`` if there is none."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from search.suggest.seeds import Seeds
 from search.suggest.space import SearchSpace
 from search.values.data import DataDescription
+from search.values.fitted_with import NOTHING, FittedWith
 from search.values.kept import Kept
 from search.values.metric import Metric
 from search.values.model import Fitted, Judgement, Package
@@ -30,7 +31,7 @@ class Task(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of task: "taxi", "table", "objective"."""
+        """The kind of task: its name in :mod:`search.tasks.kinds`."""
 
     @property
     def model(self) -> str:
@@ -91,6 +92,7 @@ class Prepared:
     params: Mapping[str, str] = field(default_factory=dict)  # of every run
     tags: Mapping[str, str] = field(default_factory=dict)  # of every run
     summary: Mapping[str, Any] | None = None  # the key `data` of the JSON
+    fitted_with: FittedWith = NOTHING  # what else a score depends on
     files: Mapping[str, str] = field(default_factory=dict)  # texts of the parent run, by path
     code_digest: str = ""  # 32 hex digits of the user's code, if a change of it matters
     recovered: Callable[[Sequence[Outcome]], None] = lambda _: None  # by an earlier start
@@ -122,7 +124,7 @@ class Refit(Protocol):
 
     @property
     def flavor(self) -> str:
-        """The module of MLflow that saves the model: "xgboost", "sklearn", ..."""
+        """The module of MLflow that saves the model: "sklearn", "pytorch", ..."""
 
     @property
     def fit(self) -> Callable[[Point, int, Any], Fitted]:

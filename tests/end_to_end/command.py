@@ -275,11 +275,11 @@ def write_months(folder: Path) -> Path:
     return folder
 
 
-def few_trips(rows: int = 30, minutes: float | None = None, first_zone: int = 41) -> pd.DataFrame:
-    """Return trips in TLC's columns, each ``minutes`` long; without it, 5 to 34 minutes."""
+def few_trips(rows: int = 30, first_zone: int = 41) -> pd.DataFrame:
+    """Return trips in TLC's columns, 5 to 34 minutes long."""
     number = pd.Series(range(rows))
     start = pd.Timestamp("2021-01-01 08:00:00") + pd.to_timedelta(number, unit="min")
-    duration = number % 30 + 5.0 if minutes is None else number * 0 + minutes
+    duration = number % 30 + 5.0
     return pd.DataFrame(
         {
             "lpep_pickup_datetime": start,

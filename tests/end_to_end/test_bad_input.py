@@ -1,6 +1,7 @@
 """Bad input ends the command with exit code 2 and one line of error, before the first trial.
 
-Each case is one process. The cases of the selected tests run once, some in parallel.
+Each case is one process; there is one for each place of the command that refuses something, and the
+tests of that place have the others. The cases of the selected tests run once, some in parallel.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from command import Result, few_trips, free_port, start_search, write_trips
-from conftest import NewStore
+from conftest import NewStore, selected
 
 AT_ONCE = 3
 ANSWER_WITHIN_S = 15  # INTERFACE: for a tracking server that does not answer
@@ -82,41 +83,12 @@ CASES = (
         "--name .. --train-data {folder}/absent.parquet --valid-data {folder}/valid.parquet",
     ),
     heavy(
-        "empty-file",
-        "--train-data {folder}/empty.parquet --valid-data {folder}/valid.parquet",
-        "empty.parquet",
-        "empty",
-    ),
-    heavy(
-        "not-parquet",
-        "--train-data {folder}/train.csv --valid-data {folder}/text.parquet",
-        "text.parquet",
-        "parquet",
-    ),
-    heavy(
-        "missing-column",
-        "--train-data {folder}/no-pickup.parquet --valid-data {folder}/valid.parquet",
-        "no-pickup.parquet",
-        "lpep_pickup_datetime",
-        "PULocationID",
-    ),
-    heavy(
-        "no-row-left",
-        "--train-data {folder}/standing.csv --valid-data {folder}/valid.parquet",
-        "standing.csv",
-        "30",
-        "1 minute",
-    ),
-    heavy(
         "no-known-zone-pair",
         "--train-data {folder}/train.csv --valid-data {folder}/elsewhere.parquet",
         "elsewhere.parquet",
         "zone pair",
     ),
-    heavy("unknown-trainable", f"{GOOD} --trainable forest", "forest", "xgboost, lasso"),
     heavy("trainable-that-raises", f"{GOOD} --trainable raises:MODEL", "raises"),
-    heavy("unknown-set-name", f"{GOOD} --set colour=red", "colour", "max_depth"),
-    heavy("set-setting-in-words", f"{GOOD} --set num_boost_round=many", "num_boost_round", "many"),
     heavy(
         "point-outside",
         f"{GOOD} --initial-points {{folder}}/outside.json",
@@ -126,7 +98,6 @@ CASES = (
         "500",
         "100",
     ),
-    heavy("points-no-json", f"{GOOD} --initial-points {{folder}}/text.parquet", "text.parquet"),
     heavy(
         "server-absent",
         f"{GOOD} --tracking-uri http://127.0.0.1:{{closed}}",
@@ -145,15 +116,7 @@ CASES = (
         "train.csv",
         "database",
     ),
-    heavy(
-        "experiment-deleted",
-        f"{GOOD} --experiment-name 'gone for good'",
-        "gone for good",
-        "deleted",
-        "restore",
-    ),
-    Case("name-taken", f"{GOOD} --name taken", ("taken", "--name"), runs=2),
-    Case("name-with-a-quote-taken", f'{GOOD} --name "{QUOTED}"', (QUOTED, "--name"), runs=2),
+    Case("name-with-a-quote-taken", f'{GOOD} --name "{QUOTED}"', (QUOTED, "--name"), runs=1),
     heavy(
         "more-cpus-than-there-are",
         "--train-data {folder}/train.csv {folder}/nan.csv --valid-data {folder}/valid.parquet "
@@ -229,13 +192,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = few_trips()
     write_trips(good, folder / "train.csv")
     write_trips(good, folder / "valid.parquet")
-    write_trips(good.drop(columns="lpep_pickup_datetime"), folder / "no-pickup.parquet")
-    write_trips(few_trips(minutes=0), folder / "standing.csv")
     write_trips(few_trips(first_zone=201), folder / "elsewhere.parquet")
     distances = good["trip_distance"].mask(good.index < 2)
     write_trips(good.assign(trip_distance=distances), folder / "nan.csv")
-    (folder / "empty.parquet").touch()
-    (folder / "text.parquet").write_text("not a file of trips\n")
     (folder / "outside.json").write_text(json.dumps([POINT, {**POINT, "max_depth": 500}]))
     return folder
 
@@ -264,12 +223,9 @@ def results(
     def prepare(case: Case) -> Path:
         folder = tmp_path_factory.mktemp(case.name)
         client = MlflowClient(new_store(folder))
-        if case.name == "experiment-deleted":
-            client.delete_experiment(client.create_experiment("gone for good"))
         if case.runs:
             experiment_id = client.create_experiment("nyc-taxi-experiment")
-            for name in ("taken", QUOTED):
-                client.create_run(experiment_id, tags={"search.role": "search"}, run_name=name)
+            client.create_run(experiment_id, tags={"search.role": "search"}, run_name=QUOTED)
         if "raises" in case.arguments:
             (folder / "raises.py").write_text("MODEL = 1 / 0\n")
         return folder
@@ -280,13 +236,8 @@ def results(
         with start_search(arguments, folder, environment) as command:
             return command.wait(TIMEOUT_S)
 
-    selected = {
-        item.callspec.params["name"]
-        for item in request.session.items
-        if item.path == request.path and isinstance(item, pytest.Function)
-        if "name" in getattr(getattr(item, "callspec", None), "params", {})
-    }
-    cases = [case for case in CASES if case.name in selected]
+    wanted = selected(request, "name")
+    cases = [case for case in CASES if case.name in wanted]
     folders = [prepare(case) for case in cases]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = pool.map(run, cases, folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import faults
@@ -13,13 +14,14 @@ Campaign = dict[str, Future[list[str]]]
 
 
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """All faults, some in parallel; the first test also waits for the search without a fault."""
+def campaign(
+    tmp_path_factory: pytest.TempPathFactory, without_fault: Mapping[str, object]
+) -> Campaign:
+    """All faults, some in parallel."""
     top = tmp_path_factory.mktemp("faults")
-    expected = faults.run_without_fault(top / "no-fault")
     pool = ThreadPoolExecutor(faults.AT_ONCE)
     return {
-        kind: pool.submit(faults.run_with_fault, kind, top / f"{number}", number, expected)
+        kind: pool.submit(faults.run_with_fault, kind, top / f"{number}", number, without_fault)
         for number, kind in enumerate(faults.kinds())
     }
 

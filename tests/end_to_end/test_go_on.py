@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import random
 import shlex
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import faults
 import pytest
-from command import Result, few_trips, run_search, write_trips
+from command import Result, run_search
+from conftest import selected
 
 pytestmark = pytest.mark.slow
+
+AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,14 @@ class Extended:
     half: Result
     extended: Result
     again: Result
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A command on a copy of the search."""
+
+    scenario: faults.Scenario
+    result: Result
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +51,12 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
 
 
 def test_extended_search_has_the_trials_of_one_search(
-    extended: Extended, tmp_path_factory: pytest.TempPathFactory
+    extended: Extended, without_fault: Mapping[str, object]
 ) -> None:
     """Half of the trials, then the other half: the same trials as in one search of all."""
     assert [result.code for result in (extended.half, extended.extended)] == [0, 0]
-    expected = faults.run_without_fault(tmp_path_factory.mktemp("no-fault"))
-    assert faults.trial_outcomes(extended.scenario.trials()) == expected
-    assert faults.find_problems(extended.scenario, expected) == []
+    assert faults.trial_outcomes(extended.scenario.trials()) == without_fault
+    assert faults.find_problems(extended.scenario, without_fault) == []
 
 
 def test_resuming_complete_search_does_nothing(extended: Extended) -> None:
@@ -53,67 +65,59 @@ def test_resuming_complete_search_does_nothing(extended: Extended) -> None:
     assert "complete" in extended.again.stderr
 
 
+@pytest.fixture(scope="module")
+def attempts(
+    request: pytest.FixtureRequest, extended: Extended, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Future[Attempt]]:
+    """What selected tests do to the search, some at once, each to its own copy of it."""
+    pool, wanted = ThreadPoolExecutor(AT_ONCE), selected(request, "options")
+
+    def attempt(options: str) -> Attempt:
+        folder = tmp_path_factory.mktemp("attempt")
+        shutil.copytree(extended.scenario.folder, folder, dirs_exist_ok=True)
+        scenario = faults.Scenario(folder, random.Random(0))
+        if options == OTHER_SPACE:
+            text = (folder / "stepwise.py").read_text()
+            changed = text.replace('hp.uniform("x", -1, 1)', 'hp.uniform("x", -2, 1)')
+            (folder / "stepwise.py").write_text(changed)
+        words = [*shlex.split(options), "--tracking-uri", scenario.uri]
+        return Attempt(scenario, run_search(words, folder))
+
+    return {options: pool.submit(attempt, options) for options in ATTEMPTS if options in wanted}
+
+
+TRIPS = "--train-data trips.parquet --valid-data trips.parquet"
+OTHER_SPACE = f"--resume {faults.NAME}"
 REFUSED = {
-    "--resume nobody": ("nobody", faults.NAME),
     f"--resume {faults.NAME} --num-samples 2": ("--num-samples", "2", str(faults.TRIALS)),
     f"--resume {faults.NAME} --seed 8": ("--seed", "8", "7"),
-    f"--resume {faults.NAME} --scheduler none": ("--scheduler", "none", "asha"),
-    f"--resume {faults.NAME} --set x=0.5": ("--set",),
-    f"--resume {faults.NAME} --name other": ("--name",),
-    f"--resume {faults.NAME} --warm-start other": ("--warm-start",),
-    "--resume fault --experiment-name elsewhere": ("elsewhere", "--experiment-name"),
-    "--train-data trips.parquet --valid-data trips.parquet --warm-start nobody": ("nobody",),
-    "--train-data trips.parquet --valid-data trips.parquet --warm-start fault --trainable lasso": (
-        faults.NAME,
-        "search space",
-    ),
+    OTHER_SPACE: ("space.digest",),
+    f"{TRIPS} --warm-start {faults.NAME} --trainable lasso": (faults.NAME, "search space"),
 }
+WARM_START = (
+    f"{TRIPS} --trainable stepwise:STEPWISE --num-samples 1 --name warm --warm-start {faults.NAME}"
+)
+ATTEMPTS = (*REFUSED, WARM_START)
 
 
 @pytest.mark.parametrize("options", REFUSED)
-def test_impossible_resume_or_warm_start_is_refused(options: str, extended: Extended) -> None:
-    """The error is one line that names the option; exit code 2; no new run."""
-    before = len(extended.scenario.runs())
-    uri = ["--tracking-uri", extended.scenario.uri]
-    result = run_search([*shlex.split(options), *uri], extended.scenario.folder)
-    assert result.code == 2, result.stderr
-    assert "Traceback" not in result.stderr
+def test_impossible_resume_or_warm_start_is_refused(
+    options: str, attempts: Mapping[str, Future[Attempt]], extended: Extended
+) -> None:
+    """The error is one line that names what is wrong; exit code 2; no new run."""
+    found = attempts[options].result()
+    assert found.result.code == 2, found.result.stderr
+    assert "Traceback" not in found.result.stderr
     for word in REFUSED[options]:
-        assert word in result.stderr_lines[-1]
-    assert len(extended.scenario.runs()) == before
+        assert word in found.result.stderr_lines[-1]
+    assert len(found.scenario.runs()) == len(extended.scenario.runs())
 
 
-def test_resume_with_other_rows_is_refused(extended: Extended) -> None:
-    """All trials of one search are scored on the same rows."""
-    trips = extended.scenario.folder / "trips.parquet"
-    original = trips.read_bytes()
-    write_trips(few_trips(rows=31), trips)
-    try:
-        assert "data.digest" in _refusal(extended.scenario.folder, extended.scenario.uri)
-    finally:
-        trips.write_bytes(original)
-
-
-def test_resume_with_other_search_space_is_refused(extended: Extended) -> None:
-    """The searcher can only learn from trials of the same space."""
-    model = extended.scenario.folder / "stepwise.py"
-    original = model.read_text()
-    model.write_text(original.replace('hp.uniform("x", -1, 1)', 'hp.uniform("x", -2, 1)'))
-    try:
-        assert "space.digest" in _refusal(extended.scenario.folder, extended.scenario.uri)
-    finally:
-        model.write_text(original)
-
-
-def _refusal(folder: Path, uri: str) -> str:
-    result = run_search(["--resume", faults.NAME, "--tracking-uri", uri], folder)
-    assert result.code == 2, result.stderr
-    return result.stderr_lines[-1]
-
-
-def test_warm_start_reads_all_scored_trials(extended: Extended) -> None:
+@pytest.mark.parametrize("options", [WARM_START], ids=["warm"])
+def test_warm_start_reads_all_scored_trials(
+    options: str, attempts: Mapping[str, Future[Attempt]]
+) -> None:
     """The searcher learns from every scored trial of the other search."""
-    with extended.scenario.start(1, "warm", "--warm-start", faults.NAME) as command:
-        result = command.wait(120)
+    result = attempts[options].result().result
     assert result.code == 0, result.stderr
     assert f"warm start: {faults.TRIALS} of {faults.TRIALS} scored trials" in result.stderr

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import toy
 from command import REPOSITORY, Command, Result, free_port, run_search, venv_environment, wait_until
-from toy_command import search
+from conftest import NewStore, selected
+from toy_command import search, start
 
 pytestmark = pytest.mark.slow
 
+AT_ONCE = 3
 DEAD_PROXY = "http://user:secret@127.0.0.1:9"
 
 # root that must heed the permissions of files, as every other user
@@ -40,43 +43,43 @@ def searched(prefix: Sequence[str], folder: Path, home: Path | None) -> Result:
         return command.wait(180)
 
 
-@pytest.mark.skipif(bool(unusable(UNPRIVILEGED)), reason=unusable(UNPRIVILEGED))
-@pytest.mark.parametrize("name", ["", "absent"], ids=["read-only", "absent"])
-def test_home_that_cannot_be_written(name: str, tmp_path: Path) -> None:
-    """A read-only container: nothing is written to the home, and it need not exist."""
-    home = tmp_path / "home"
+def read_only_home(folder: Path) -> Result:
+    """Nothing is written to the home of a read-only container."""
+    return searched(UNPRIVILEGED, folder, made_read_only(folder))
+
+
+def absent_home(folder: Path) -> Result:
+    """The home need not exist, and cannot be made."""
+    return searched(UNPRIVILEGED, folder, made_read_only(folder) / "absent")
+
+
+def made_read_only(folder: Path) -> Path:
+    """Make a folder that a user who heeds permissions cannot write."""
+    home = folder / "home"
     home.mkdir(mode=0o555)
     assert subprocess.run([*UNPRIVILEGED, "touch", home / "x"], check=False).returncode
-    result = searched(UNPRIVILEGED, tmp_path, home / name)
-    assert result.code == 0, result.stderr
-    assert "Traceback" not in result.stderr
+    return home
 
 
-@pytest.mark.skipif(bool(unusable(NAMELESS)), reason=unusable(NAMELESS))
-def test_user_without_a_name_and_a_home(tmp_path: Path) -> None:
+def neither_name_nor_home(folder: Path) -> Result:
     """Neither HOME nor the system says where the home is."""
-    result = searched(NAMELESS, tmp_path, None)
-    assert result.code == 0, result.stderr
-    assert "Traceback" not in result.stderr
+    return searched(NAMELESS, folder, None)
 
 
-def test_token_of_our_own_ray_is_private(tmp_path: Path) -> None:
-    """Only this user can read it, it is in the search's folder, and goes with the search."""
-    home = tmp_path / "home"
+def private_token(folder: Path) -> Result:
+    """Only this user can read the token of our own Ray; it goes with the search."""
+    home = folder / "home"
     home.mkdir()
-    modes: set[int] = set()
-    path = f"{REPOSITORY}:{Path(toy.__file__).parent}"
-    environment = {"PYTHONPATH": path, "HOME": str(home)}
-    argv = [sys.executable, "-m", "toy", "--num-samples", "2", "--name", "private"]
-    token = tmp_path / ".search" / "private" / "ray" / "token"
-    with Command(argv, tmp_path, environment) as command:
+    token = folder / ".search" / "private" / "ray" / "token"
+    options = ["--num-samples", "2", "--name", "private"]
+    with start(options, folder, {"HOME": str(home)}) as command:
         wait_until(token.exists, 60, "Ray's token is there")
-        modes.add(token.stat().st_mode & 0o777)
+        mode = token.stat().st_mode & 0o777
         result = command.wait(120)
-    assert result.code == 0, result.stderr
-    assert modes == {0o600}
+    assert mode == 0o600
     assert not token.exists()
     assert list(home.iterdir()) == []
+    return result
 
 
 BREAKING = {
@@ -97,9 +100,65 @@ BREAKING = {
 }
 
 
-def test_variables_that_are_meant_for_others(tmp_path: Path) -> None:
+def variables_for_others(folder: Path) -> Result:
     """Variables of another cluster, and settings that break libraries, do not reach our own Ray."""
-    result = search(["--num-samples", "2"], tmp_path, BREAKING)
+    return search(["--num-samples", "2"], folder, BREAKING)
+
+
+def proxy_for_the_world_beyond(folder: Path) -> Result:
+    """A proxy that cannot reach a tracking server on this machine is not asked for it."""
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    server = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {**venv_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with Command(server, folder, environment) as command:
+
+        def answers() -> bool:
+            assert command.running, command.stderr
+            asked = ["curl", "--noproxy", "*", "-fs", f"{uri}/health"]
+            return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+        wait_until(answers, 120, "the tracking server answers")
+        proxies = {"http_proxy": DEAD_PROXY, "ALL_PROXY": DEAD_PROXY, "no_proxy": "example.org"}
+        return search(["--num-samples", "2", "--tracking-uri", uri], folder, proxies)
+
+
+MACHINES: Mapping[str, Callable[[Path], Result]] = {
+    "read-only home": read_only_home,
+    "absent home": absent_home,
+    "neither name nor home": neither_name_nor_home,
+    "private token": private_token,
+    "variables for others": variables_for_others,
+    "proxy for the world beyond": proxy_for_the_world_beyond,
+}
+UNUSABLE = {
+    "read-only home": unusable(UNPRIVILEGED),
+    "absent home": unusable(UNPRIVILEGED),
+    "neither name nor home": unusable(NAMELESS),
+}
+
+
+@pytest.fixture(scope="module")
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_store: NewStore
+) -> Mapping[str, Future[Result]]:
+    """The searches that selected tests need, some in parallel."""
+    pool, wanted = ThreadPoolExecutor(AT_ONCE), selected(request, "name")
+
+    def begin(name: str) -> Future[Result]:
+        folder = tmp_path_factory.mktemp("machine")
+        new_store(folder)
+        return pool.submit(MACHINES[name], folder)
+
+    return {name: begin(name) for name in MACHINES if name in wanted and not UNUSABLE.get(name)}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_search_ends_well(name: str, results: Mapping[str, Future[Result]]) -> None:
+    """What is special about the machine is no reason to fail."""
+    if reason := UNUSABLE.get(name):
+        pytest.skip(reason)
+    result = results[name].result()
     assert result.code == 0, result.stderr
     assert "Traceback" not in result.stderr
 
@@ -110,25 +169,6 @@ def test_python_without_docstrings_is_refused(tmp_path: Path) -> None:
     assert result.code == 2
     assert "PYTHONOPTIMIZE" in result.stderr_lines[-1]
     assert "Traceback" not in result.stderr
-
-
-def test_proxy_is_not_asked_for_loopback(tmp_path: Path) -> None:
-    """A proxy for the world beyond cannot reach a tracking server on this machine."""
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    server = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**venv_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with Command(server, tmp_path, environment) as command:
-
-        def answers() -> bool:
-            assert command.running, command.stderr
-            asked = ["curl", "--noproxy", "*", "-fs", f"{uri}/health"]
-            return subprocess.run(asked, capture_output=True, check=False).returncode == 0
-
-        wait_until(answers, 120, "the tracking server answers")
-        proxies = {"http_proxy": DEAD_PROXY, "ALL_PROXY": DEAD_PROXY, "no_proxy": "example.org"}
-        result = search(["--num-samples", "2", "--tracking-uri", uri], tmp_path, proxies)
-    assert result.code == 0, result.stderr
 
 
 def test_error_names_the_proxy(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,17 +30,38 @@ TRIALS = 24
 ENDED_BEFORE = 15
 
 
+@dataclass(frozen=True)
+class WentOn:
+    """A search of the earlier version, and the commands that went on with it."""
+
+    folder: Path
+    before: dict[str, tuple[object, ...]]  # the trials that had ended
+    results: Sequence[Result]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the store of the earlier version."""
-    folder = tmp_path_factory.mktemp("older")
-    script = gzip.decompress(STORE.read_bytes()).decode().replace("/STORE", str(folder))
-    with sqlite3.connect(folder / "mlflow.db") as database:
+def searches(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Future[WentOn]]:
+    """Both searches go on at once, each in its own copy of the store of the earlier version."""
+    first, second = (tmp_path_factory.mktemp("older") for _ in range(2))
+    script = gzip.decompress(STORE.read_bytes()).decode().replace("/STORE", str(first))
+    with sqlite3.connect(first / "mlflow.db") as database:
         database.executescript(script)
     # MLflow refuses a schema that is older than itself
-    upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", uri_of(folder)]
+    upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", uri_of(first)]
     subprocess.run(upgrade, check=True, capture_output=True)
-    return folder
+    shutil.copy(first / "mlflow.db", second)
+    pool = ThreadPoolExecutor(2)
+    return {
+        "interrupted": pool.submit(go_on, first, "interrupted", [[]]),
+        "whole": pool.submit(go_on, second, "whole", [[], ["--num-samples", "6"]]),
+    }
+
+
+def go_on(folder: Path, search: str, commands: Sequence[Sequence[str]]) -> WentOn:
+    """Resume a search with the options of each command."""
+    before = ended_trials(folder, search)
+    results = [run_search(["--resume", search, "--json", *more], folder) for more in commands]
+    return WentOn(folder, before, results)
 
 
 def uri_of(folder: Path) -> str:
@@ -68,32 +93,29 @@ def ended_trials(folder: Path, search: str) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.fixture(scope="module")
-def before(folder: Path) -> dict[str, tuple[object, ...]]:
-    ended = ended_trials(folder, "interrupted")
-    assert len(ended) == ENDED_BEFORE
-    return ended
+def interrupted(searches: Mapping[str, Future[WentOn]]) -> WentOn:
+    found = searches["interrupted"].result()
+    assert len(found.before) == ENDED_BEFORE
+    assert found.results[0].code == 0, found.results[0].stderr
+    return found
 
 
 @pytest.fixture(scope="module")
-def resumed(folder: Path, before: dict[str, tuple[object, ...]]) -> Result:
-    assert before
-    result = run_search(["--resume", "interrupted", "--json"], folder)
-    assert result.code == 0, result.stderr
-    return result
+def whole(searches: Mapping[str, Future[WentOn]]) -> WentOn:
+    return searches["whole"].result()
 
 
-def test_ended_trials_stay(
-    resumed: Result, folder: Path, before: dict[str, tuple[object, ...]]
-) -> None:
+def test_ended_trials_stay(interrupted: WentOn) -> None:
     """They are not run again, and their runs do not change."""
+    (resumed,) = interrupted.results
     assert f"{ENDED_BEFORE} of {TRIALS} trials have ended" in resumed.stderr
-    after = ended_trials(folder, "interrupted")
-    assert {trial_id: after[trial_id] for trial_id in before} == before
+    after = ended_trials(interrupted.folder, "interrupted")
+    assert {trial_id: after[trial_id] for trial_id in interrupted.before} == interrupted.before
 
 
-def test_search_is_completed(resumed: Result, folder: Path) -> None:
+def test_search_is_completed(interrupted: WentOn) -> None:
     """The interrupted trials run in their own runs; the best trial is refitted and registered."""
-    summary = json.loads(resumed.stdout)
+    summary, folder = json.loads(interrupted.results[0].stdout), interrupted.folder
     trials = runs(folder, "interrupted", "trial")
     assert len(trials) == len(ended_trials(folder, "interrupted")) == TRIALS
     assert {run.info.status for run in trials} == {"FINISHED"}
@@ -104,9 +126,9 @@ def test_search_is_completed(resumed: Result, folder: Path) -> None:
     assert parent.info.status == "FINISHED"
 
 
-def test_complete_search_is_known_to_be_complete(folder: Path) -> None:
+def test_complete_search_is_known_to_be_complete(whole: WentOn) -> None:
     """Its best trial and its refit are read from the store."""
-    result = run_search(["--resume", "whole", "--json"], folder)
+    result = whole.results[0]
     assert result.code == 0, result.stderr
     assert "nothing is left to do" in result.stderr
     summary = json.loads(result.stdout)
@@ -114,20 +136,10 @@ def test_complete_search_is_known_to_be_complete(folder: Path) -> None:
     assert summary["best"]["rmse"] == pytest.approx(8.9468, abs=1e-4)
 
 
-def test_complete_search_is_extended(folder: Path) -> None:
+def test_complete_search_is_extended(whole: WentOn) -> None:
     """More trials of the same search."""
-    before = ended_trials(folder, "whole")
-    result = run_search(["--resume", "whole", "--num-samples", "6", "--json"], folder)
-    assert result.code == 0, result.stderr
-    after = ended_trials(folder, "whole")
+    extended = whole.results[1]
+    assert extended.code == 0, extended.stderr
+    after = ended_trials(whole.folder, "whole")
     assert len(after) == 6
-    assert {trial_id: after[trial_id] for trial_id in before} == before
-
-
-def test_new_search_starts_from_an_older_one(folder: Path) -> None:
-    """--warm-start reads trials whose metric is not named in the store."""
-    options = ["--trainable", "lasso", "--num-samples", "1", "--warm-start", "whole"]
-    data = ["--train-data", "sample", "--valid-data", "sample"]
-    result = run_search([*options, *data], folder)
-    assert result.code == 0, result.stderr
-    assert "scored trials of 'whole'" in result.stderr
+    assert {trial_id: after[trial_id] for trial_id in whole.before} == whole.before

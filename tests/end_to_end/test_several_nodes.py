@@ -9,13 +9,15 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import REPOSITORY, Command, Result, Screen, start_search, wait_until
+from conftest import NewStore
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from several_nodes import several_nodes
@@ -29,8 +31,6 @@ SLEEPER = ["--trainable", "benchmarks.toys:SLEEPER", "--scheduler", "none"]
 BLINK = ["--trainable", "benchmarks.toys:BLINK", "--scheduler", "none"]
 SAMPLE = ["--train-data", "sample", "--valid-data", "sample"]
 
-NewStore = Callable[[Path], str]
-
 
 @dataclass(frozen=True)
 class Changed:
@@ -42,11 +42,19 @@ class Changed:
     screen: str  # the terminal output
 
 
-@pytest.fixture(scope="module")
-def changed(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Changed:
-    """A search that starts without a worker node, gets two, loses one and gets another."""
-    folder = tmp_path_factory.mktemp("changed")
-    uri = new_store(folder)
+@dataclass(frozen=True)
+class Differing:
+    """What was found on clusters whose nodes have the same code, other code and older code."""
+
+    uri: str  # of the store
+    same: Result  # of search.doctor
+    differs: Result  # of search.doctor
+    refused: Result  # of a search while the code differs
+    older: Result  # of search.doctor
+
+
+def change(folder: Path, uri: str) -> Changed:
+    """Run a search that starts without a worker node, gets two, loses one and gets another."""
     with several_nodes() as nodes, Screen() as screen:
         options = [*NAP, *SAMPLE, "--num-samples", str(TRIALS), "--name", "changed", "--json"]
         options += ["--address", nodes.address]
@@ -63,6 +71,58 @@ def changed(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Ch
             wait_until(lambda: busy(uri) == 3, 60, "trials on the new node")
             result = command.wait(120)
             return Changed(result, uri, removed_ms, screen.output.decode(errors="replace"))
+
+
+def change_code(folder: Path, uri: str) -> Differing:
+    """Let a node with other code join, then one with code like that of an older version."""
+    other = folder / "other"
+    for package in ("search", "trainables"):
+        shutil.copytree(REPOSITORY / package, other / package)
+    with (other / "trainables" / "linear.py").open("a") as code:
+        code.write("\n# another version\n")
+    with several_nodes() as nodes:
+
+        def checked() -> Result:
+            return doctor(folder, "--address", nodes.address, "--tracking-uri", uri)
+
+        nodes.add(1)
+        same = checked()
+        nodes.add(1, other)
+        differs = checked()
+        options = [*SLEEPER, *SAMPLE, "--num-samples", "2", "--address", nodes.address]
+        with start_search(options, folder) as command:
+            refused = command.wait(90)
+        for file in (other / "search").rglob("*.py"):
+            file.write_text("")  # like an older version, which does not have this code
+        nodes.remove()
+        nodes.remove()
+        nodes.add(1, other)
+        return Differing(uri, same, differs, refused, older=checked())
+
+
+@pytest.fixture(scope="module")
+def clusters(
+    tmp_path_factory: pytest.TempPathFactory, new_store: NewStore
+) -> Mapping[str, Future[Any]]:
+    """Both scenarios in parallel: each one mostly waits."""
+    pool, scenarios = ThreadPoolExecutor(2), {"changed": change, "differing": change_code}
+    folders = {name: tmp_path_factory.mktemp(name) for name in scenarios}
+    return {
+        name: pool.submit(scenario, folders[name], new_store(folders[name]))
+        for name, scenario in scenarios.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def changed(clusters: Mapping[str, Future[Any]]) -> Changed:
+    seen: Changed = clusters["changed"].result()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def differing(clusters: Mapping[str, Future[Any]]) -> Differing:
+    found: Differing = clusters["differing"].result()
+    return found
 
 
 def test_all_trials_finish_once(changed: Changed) -> None:
@@ -104,6 +164,27 @@ def test_display_counts_the_workers(changed: Changed) -> None:
     assert max(changes) == 3
 
 
+def test_doctor_names_nodes_with_other_code(differing: Differing) -> None:
+    """A table shows what differs and what to do."""
+    assert differing.same.code == 0, differing.same.stderr
+    assert "same" in differing.same.stdout
+    assert differing.differs.code == 1, differing.differs.stderr
+    header, *rows = differing.differs.stdout.splitlines()
+    assert header.split()[:3] == ["node", "CPUs", "Python"]
+    assert sum("differs" in row for row in rows) == 1
+    assert sum("other code" in row and "--working-dir" in row for row in rows) == 1
+    assert differing.older.code == 1, differing.older.stderr
+    assert "cannot load the code (" in differing.older.stdout
+
+
+def test_node_with_other_code_is_refused_before_the_first_trial(differing: Differing) -> None:
+    """The search ends with the same table."""
+    assert differing.refused.code == 2
+    assert "fix these nodes" in differing.refused.stderr_lines[-1]
+    assert "Traceback" not in differing.refused.stderr
+    assert trials(differing.uri) == []
+
+
 def test_all_slots_are_used_when_trials_are_shorter_than_worker_starts(
     tmp_path: Path, new_store: NewStore
 ) -> None:
@@ -119,45 +200,6 @@ def test_all_slots_are_used_when_trials_are_shorter_than_worker_starts(
     spans = [(run.info.start_time, run.info.end_time) for run in trials(uri)]
     at_once = [sum(start <= at < end for start, end in spans) for at, _ in spans]
     assert max(at_once) == 4
-
-
-def test_node_with_other_code_is_refused_before_the_first_trial(
-    tmp_path: Path, new_store: NewStore
-) -> None:
-    """A table shows what differs and what to do; search.doctor prints the same table."""
-    other = tmp_path / "other"
-    for package in ("search", "trainables"):
-        shutil.copytree(REPOSITORY / package, other / package)
-    with (other / "trainables" / "linear.py").open("a") as code:
-        code.write("\n# another version\n")
-    uri = new_store(tmp_path)
-    with several_nodes() as nodes:
-        nodes.add(1)
-        checked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
-        assert checked.code == 0, checked.stderr
-        assert "same" in checked.stdout
-        nodes.add(1, other)
-        checked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
-        assert checked.code == 1, checked.stderr
-        header, *rows = checked.stdout.splitlines()
-        assert header.split()[:3] == ["node", "CPUs", "Python"]
-        assert sum("differs" in row for row in rows) == 1
-        assert sum("other code" in row and "--working-dir" in row for row in rows) == 1
-        options = [*SLEEPER, *SAMPLE, "--num-samples", "2", "--address", nodes.address]
-        with start_search(options, tmp_path) as command:
-            refused = command.wait(90)
-        for file in (other / "search").rglob("*.py"):
-            file.write_text("")  # like an older version, which does not have this code
-        nodes.remove()
-        nodes.remove()
-        nodes.add(1, other)
-        checked = doctor(tmp_path, "--address", nodes.address, "--tracking-uri", uri)
-        assert checked.code == 1, checked.stderr
-        assert "cannot load the code (" in checked.stdout
-    assert refused.code == 2
-    assert "fix these nodes" in refused.stderr_lines[-1]
-    assert "Traceback" not in refused.stderr
-    assert trials(uri) == []
 
 
 def in_the_middle(uri: str) -> int:

@@ -19,11 +19,11 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, INVALID_PARAMETER_V
 
 from search.record import writer as writer_module
 from search.record.connection import connect
-from search.record.failures import Unwritable
 from search.record.journal import Journal
 from search.record.logged_folder import load, save
 from search.record.run_metadata import RunMetadata
 from search.record.store import Store
+from search.record.store_errors import Unwritable
 from search.record.template_store import template
 from search.record.trial_runs import SearchRuns, TrialRuns
 from search.record.writer import Hooks, Writer

@@ -1,40 +1,95 @@
 """The door is a door: a task that is no taxi goes through all that a search goes through.
 
-The task is a hill to be climbed (``toy.py``): no data, no model, a metric that is maximised.
+The task is a hill to be climbed (``toy.py``): no data, no model, a metric that is maximised. How
+such a search ends and is resumed: ``test_death.py``.
 """
 
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
-from command import Result, wait_until
+from command import Result
+from conftest import NewStore
 from mlflow import MlflowClient
-from toy_command import runs_of, scored_trials, search, start
+from toy_command import runs_of, scored_trials, search
 
 pytestmark = pytest.mark.slow
-
-NewStore = Callable[[Path], str]
 
 NAME = "climb"
 TRIALS = 40  # half of them are random
 ONE_AT_A_TIME = ["--max-concurrent", "1"]  # the order of the results, and so the points, are fixed
 
 
+@dataclass(frozen=True)
+class Search:
+    """The options and the environment of a search, and the fixture that has its result."""
+
+    fixture: str
+    options: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+WHOLE = ["--num-samples", str(TRIALS), "--name", NAME, "--json", *ONE_AT_A_TIME]
+SEARCHES = (
+    Search("climbed", WHOLE),
+    # by stock Tune and hyperopt's own suggestions
+    Search("stock", WHOLE, {"TOY_STOCK": "1"}),
+    Search("partly_failed", [*WHOLE, "--scheduler", "none"], {"TOY_FAIL_BELOW": "-1"}),
+    Search("all_failed", ["--num-samples", "40"], {"TOY_FAIL_BELOW": "9"}),
+)
+
+
 @pytest.fixture(scope="module")
-def climbed(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Result:
+def searches(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_store: NewStore
+) -> Mapping[str, Future[Result]]:
+    """The searches that selected tests need, in parallel: each one mostly waits."""
+    pool = ThreadPoolExecutor(len(SEARCHES))
+    needed = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+
+    def begin(each: Search) -> Future[Result]:
+        folder = tmp_path_factory.mktemp(each.fixture)
+        new_store(folder)
+        return pool.submit(search, each.options, folder, each.environment)
+
+    return {each.fixture: begin(each) for each in SEARCHES if each.fixture in needed}
+
+
+@pytest.fixture(scope="module")
+def climbed(searches: Mapping[str, Future[Result]]) -> Result:
     """A whole search."""
-    folder = tmp_path_factory.mktemp("climbed")
-    new_store(folder)
-    options = ["--num-samples", str(TRIALS), "--name", NAME, "--json", *ONE_AT_A_TIME]
-    result = search(options, folder)
+    result = searches["climbed"].result()
     assert result.code == 0, result.stderr
     return result
+
+
+@pytest.fixture(scope="module")
+def stock(searches: Mapping[str, Future[Result]]) -> Result:
+    """The whole search again, as with versions of Ray and hyperopt that nobody has tested."""
+    result = searches["stock"].result()
+    assert result.code == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def partly_failed(searches: Mapping[str, Future[Result]]) -> Result:
+    """A search of which a region fails."""
+    result = searches["partly_failed"].result()
+    assert result.code == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def all_failed(searches: Mapping[str, Future[Result]]) -> Result:
+    """A search whose trials all fail."""
+    return searches["all_failed"].result()
 
 
 class TestSearch:
@@ -126,40 +181,11 @@ def test_search_is_extended(climbed: Result) -> None:
     assert "nothing is left to do" in search(["--resume", NAME], climbed.folder).stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_search_is_resumed(
-    number: signal.Signals, tmp_path: Path, new_store: NewStore
-) -> None:
-    """What has ended stays; what was running runs again, in its own run; nothing is doubled."""
-    new_store(tmp_path)
-    options = ["--num-samples", "12", "--name", NAME, "--scheduler", "none"]
-    with start(options, tmp_path, {"TOY_SECONDS": "0.05"}) as command:
-        wait_until(lambda: len(scored_trials(tmp_path)) >= 4, 120, "four trials have ended")
-        command.signal_alone(number)
-        ended = command.wait(60)
-    assert ended.code == (130 if number == signal.SIGINT else -number)
-    before = scored_trials(tmp_path)
-    if number == signal.SIGINT:
-        assert "python -m search.run --resume climb" in ended.stderr
-        assert {run.info.status for run in runs_of(tmp_path, "search")} == {"KILLED"}
-    result = search(["--resume", NAME], tmp_path)
-    assert result.code == 0, result.stderr
-    after = scored_trials(tmp_path)
-    assert {trial_id: after[trial_id] for trial_id in before} == before
-    trials = runs_of(tmp_path, "trial")
-    assert sorted(run.data.tags["search.trial_id"] for run in trials) == sorted(after)
-    assert len(after) == 12
-    assert {run.info.status for run in [*trials, *runs_of(tmp_path, "search")]} == {"FINISHED"}
-
-
-def test_failed_trials_are_the_lowest(tmp_path: Path, new_store: NewStore) -> None:
+def test_failed_trials_are_the_lowest(partly_failed: Result) -> None:
     """A region that fails is left: a failure counts as the worst, which here is the lowest."""
-    new_store(tmp_path)
-    options = ["--num-samples", "40", "--scheduler", "none", "--json", *ONE_AT_A_TIME]
-    result = search(options, tmp_path, {"TOY_FAIL_BELOW": "-1"})
-    assert result.code == 0, result.stderr
-    summary = json.loads(result.stdout)
-    failed = [run for run in runs_of(tmp_path, "trial") if run.info.status == "FAILED"]
+    summary = json.loads(partly_failed.stdout)
+    trials = runs_of(partly_failed.folder, "trial")
+    failed = [run for run in trials if run.info.status == "FAILED"]
     assert summary["trials"]["failed"] == len(failed) > 0
     assert all("no ground" in run.data.tags["search.failure"] for run in failed)
     numbers = [int(run.data.tags["search.trial_id"]) for run in failed]
@@ -167,45 +193,33 @@ def test_failed_trials_are_the_lowest(tmp_path: Path, new_store: NewStore) -> No
     assert sum(number > 20 for number in numbers) < sum(number <= 20 for number in numbers)
 
 
-def test_search_in_which_all_trials_fail_ends_early(tmp_path: Path, new_store: NewStore) -> None:
+def test_search_in_which_all_trials_fail_ends_early(all_failed: Result) -> None:
     """One line says why; exit code 1; the parent run is FAILED."""
-    new_store(tmp_path)
-    result = search(["--num-samples", "40"], tmp_path, {"TOY_FAIL_BELOW": "9"})
-    assert result.code == 1
-    assert "all failed the same way" in result.stderr_lines[-1]
-    assert "Traceback" not in result.stderr
-    assert [run.info.status for run in runs_of(tmp_path, "search")] == ["FAILED"]
+    assert all_failed.code == 1
+    assert "all failed the same way" in all_failed.stderr_lines[-1]
+    assert "Traceback" not in all_failed.stderr
+    assert [run.info.status for run in runs_of(all_failed.folder, "search")] == ["FAILED"]
+
+
+def trial_outcomes(folder: Path) -> dict[str, tuple[object, ...]]:
+    return {
+        run.data.tags["search.trial_id"]: (
+            run.data.tags["search.status"],
+            run.data.tags["search.point"],
+            run.data.metrics["height"],
+        )
+        for run in runs_of(folder, "trial")
+    }
 
 
 class TestUnknownVersions:
-    @pytest.fixture(scope="class")
-    def stock(self, tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Result:
-        """The whole search again, by stock Tune and hyperopt's own suggestions."""
-        folder = tmp_path_factory.mktemp("stock")
-        new_store(folder)
-        options = ["--num-samples", str(TRIALS), "--name", NAME, "--json", *ONE_AT_A_TIME]
-        result = search(options, folder, {"TOY_STOCK": "1"})
-        assert result.code == 0, result.stderr
-        return result
-
     def test_search_is_the_same(self, stock: Result, climbed: Result) -> None:
         """The same points, scores and statuses, bit for bit; only slower."""
-
-        def trials(folder: Path) -> dict[str, tuple[object, ...]]:
-            return {
-                run.data.tags["search.trial_id"]: (
-                    run.data.tags["search.status"],
-                    run.data.tags["search.point"],
-                    run.data.metrics["height"],
-                )
-                for run in runs_of(folder, "trial")
-            }
-
-        before = dict(sorted(trials(climbed.folder).items())[:TRIALS])
-        assert trials(stock.folder) == before
+        before = dict(sorted(trial_outcomes(climbed.folder).items())[:TRIALS])
+        assert trial_outcomes(stock.folder) == before
 
     def test_user_is_told_once(self, stock: Result) -> None:
-        """One line for Ray, one for hyperopt."""
+        """One line for each library."""
         notes = [line for line in stock.stderr_lines if line.startswith("note: this")]
-        assert ["Ray" in notes[0], "hyperopt" in notes[1]] == [True, True]
-        assert len(notes) == 2
+        libraries = ("MLflow", "Ray", "hyperopt")
+        assert [name in note for name, note in zip(libraries, notes, strict=True)] == [True] * 3
