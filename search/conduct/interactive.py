@@ -17,9 +17,11 @@ from search.execute.stop_signal import StopSignal
 from search.options.settings import Settings
 from search.present.progress import Display
 from search.present.summary import Summary
-from search.record.writer_process import NewWriterProcess
+from search.record.writer_process import NewWriterProcess, WriterProcess
 
-_kept: dict[str, KeptCluster] = {}  # by address: Ray stays up for the next search
+# for the next search of this process: Ray, by address, and the process that writes to MLflow
+_kept: dict[str, KeptCluster] = {}
+_writers: list[KeptWriter] = []
 
 
 def conducted(
@@ -42,7 +44,7 @@ def conducted(
             stop=stop,
             clock=clock,
             cluster=kept_cluster,
-            writer_process=NewWriterProcess,
+            writer_process=kept_writer,
         )
         return conduct(settings, session, open_task)
 
@@ -78,3 +80,24 @@ def kept_cluster(address: str, _: Path) -> Cluster:
         # not the search's own folder, which is removed when the search ends
         _kept[address] = KeptCluster(address, Path(tempfile.mkdtemp(prefix="search-ray-")))
     return _kept[address]
+
+
+class KeptWriter(NewWriterProcess):
+    """A writing process that goes when this process ends."""
+
+    def __enter__(self) -> WriterProcess:
+        """Start it, unless it runs."""
+        if not self.is_alive:
+            super().__enter__()
+            atexit.register(super().__exit__)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave it running."""
+
+
+def kept_writer() -> WriterProcess:
+    """Return the writing process of earlier searches of this process, or a new one."""
+    if not (_writers and _writers[-1].is_alive):
+        _writers[:] = [KeptWriter()]
+    return _writers[-1]

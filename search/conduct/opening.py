@@ -23,7 +23,7 @@ from search.record import provenance
 from search.record.run_metadata import RunMetadata, author_and_code
 from search.record.search_run import Drive, ParentRun, SearchDescription
 from search.record.store_errors import first_line
-from search.record.tags import DATA_DIGEST
+from search.record.tags import CODE_DIGEST, DATA_DIGEST
 from search.tasks.base import Prepared
 from search.values.trial import best
 
@@ -120,6 +120,7 @@ def driven(opened: Opened) -> Iterator[Drive]:
         params={**plan.params, **data},
         metadata=metadata,
         state_dir=settings.state_dir,
+        files=opened.prepared.files,
     )
     parent = ParentRun(store, description, session.stop.deferred)
     with _errors_say_how_to_go_on(settings):
@@ -137,9 +138,10 @@ def _metadata(plan: Plan, prepared: Prepared, location: Location) -> RunMetadata
     """
     before = {} if location.search is None else location.search.params
     developer = plan.settings.tracking.developer
+    code = {CODE_DIGEST: prepared.code_digest} if prepared.code_digest else {}
     return RunMetadata(
         params={name: before.get(name, value) for name, value in prepared.params.items()},
-        tags={**author_and_code(developer, plan.task.model), **prepared.tags},
+        tags={**author_and_code(developer, plan.task.model), **code, **prepared.tags},
         data=prepared.data,
     )
 

@@ -23,7 +23,7 @@ from search.record.run_metadata import RunMetadata
 from search.record.search_run import Drive
 from search.record.store import Store
 from search.record.store_errors import refusal
-from search.record.tags import DATA_DIGEST, SPACE_DIGEST
+from search.record.tags import CODE_DIGEST, DATA_DIGEST, SPACE_DIGEST
 from search.record.trial_runs import TrialRuns
 from search.record.writer import Hooks, Writer
 from search.suggest.space import SearchSpace
@@ -174,6 +174,13 @@ def check_unchanged(search: LoggedSearch, plan: Plan, metadata: RunMetadata) -> 
                 f"--resume {search.name}: {what} has changed ({name} is {now}, was {before}); "
                 f"start a new search, with --warm-start {search.name} if it may help"
             )
+    code = metadata.tags.get(CODE_DIGEST, "")
+    if search.code_digest != code and not plan.settings.task.get("changed_objective"):
+        raise InputError(
+            f"--resume {search.name}: the code of its objective has changed (digest {code}, was "
+            f"{search.code_digest}), so old scores may not compare with new ones; go on all the "
+            "same with --changed-objective, or start a new search"
+        )
 
 
 def check_not_driven(

@@ -22,6 +22,7 @@ from search.record.tags import (
     BEAT,
     BEST_ITERATION,
     BEST_TRIAL,
+    CODE_DIGEST,
     DIRECTION,
     DRIVER,
     FAILURE,
@@ -102,6 +103,7 @@ class LoggedSearch:
     driver: Driver | None
     beat: str
     state_dir: str
+    code_digest: str = ""  # of the user's own code; empty: it has none
 
     def is_scored_by(self, metric: Metric) -> bool:
         """Tell whether its scores can be compared with those of ``metric``."""
@@ -200,6 +202,7 @@ def _search(run: Run) -> LoggedSearch:
         options=json.loads(options) if options else None,
         metric=tags.get(METRIC, ""),
         direction=tags.get(DIRECTION, ""),
+        code_digest=tags.get(CODE_DIGEST, ""),
         driver=Driver.read(tags.get(DRIVER, "")),
         beat=tags.get(BEAT, ""),
         state_dir=tags.get(STATE_DIR, ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class SearchDescription:
     params: Mapping[str, Any]
     metadata: RunMetadata
     state_dir: Path
+    files: Mapping[str, str] = field(default_factory=dict)  # texts to keep, by artifact path
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,13 @@ class ParentRun:
     def _describe(self, run_id: str) -> None:
         metadata, params = self.description.metadata, self.description.params
         self.store.describe(run_id, {**metadata.params, **params}, data=metadata.data)
-        requirements = provenance.requirements()
+        files = {
+            "environment/requirements.txt": provenance.requirements(),
+            **self.description.files,
+        }
         try:
-            self.store.write_text(run_id, requirements, "environment/requirements.txt")
+            for path, text in files.items():
+                self.store.write_text(run_id, text, path)
         except Unwritable as error:
             raise InputError(
                 f"{error}; see that the tracking store's artifact folder can be written from here"

@@ -29,6 +29,7 @@ STANDING = "search.standing"  # why the version has its alias
 LOGGED_MODEL = "search.logged_model"  # of a logged model: its place among a trial's models
 MODEL_FOLDERS = "search.model_folders"  # JSON: models among a run's artifacts, where the server
 # has no logged models
+CODE_DIGEST = "search.code_digest"  # of the user's own code
 RESULT = "search.result"  # JSON: what a trial returned beside its score
 NOT_KEPT = "search.not_kept"  # what a trial logged and the store refused
 TRACEBACK = "search.traceback"  # the end of it, if it cannot be an artifact

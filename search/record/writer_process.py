@@ -95,6 +95,13 @@ class NewWriterProcess(WriterProcess):
     It takes seconds to import what it needs; calls wait for it meanwhile.
     """
 
+    _child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether it was started and has not ended."""
+        return self._child is not None and self._child.poll() is None
+
     def _start(self) -> None:
         path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
         descriptor = self._theirs.fileno()
@@ -106,6 +113,7 @@ class NewWriterProcess(WriterProcess):
         )
 
     def _end(self, within_s: float) -> None:
+        assert self._child is not None, "it was started"
         try:
             self._child.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -157,3 +165,4 @@ def _portable(error: Exception) -> Exception:
 
 if __name__ == "__main__":
     _serve(Connection(int(sys.argv[1])), None)
+    os._exit(0)  # Python would take a second to take the libraries apart

@@ -30,6 +30,7 @@ OPTIONS = (
             "help": "minimise a function of a point that returns a loss, or a dictionary as "
             "hyperopt has it; also MODULE:NAME (default of NAME: objective)",
         },
+        may_differ=True,  # the digest of its code decides
     ),
     Option(
         "--space",
@@ -70,6 +71,7 @@ OPTIONS = (
         },
         read=lambda folder: None if folder is None else Path(folder).absolute(),
         kept=lambda folder: None if folder is None else str(folder),
+        may_differ=True,
     ),
     Option(
         "--changed-objective",
@@ -79,6 +81,7 @@ OPTIONS = (
             "help": "with --resume: go on although the objective's code has changed",
         },
         kept=lambda _: False,  # it is meant once
+        may_differ=True,
     ),
 )
 
