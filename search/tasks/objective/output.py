@@ -33,21 +33,34 @@ class Output:
 def output_kept(folder: Path) -> Iterator[Output]:
     """Keep what this process and its children print.
 
-    By file descriptor, because C++ libraries and subprocesses bypass ``sys.stdout``.
+    By file descriptor, because C++ libraries and subprocesses bypass ``sys.stdout``; and by
+    ``sys.stdout``, which need not write to the descriptor.
     """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        output = Output(file)
+    with tempfile.TemporaryFile(dir=folder) as file, contextlib.ExitStack() as stack:
         _flush()
-        former = [os.dup(descriptor) for descriptor in (1, 2)]
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+        for descriptor in (1, 2):
+            stack.enter_context(_redirected(descriptor, file.fileno()))
+        text = stack.enter_context(
+            open(os.dup(file.fileno()), "w", buffering=1, encoding="utf-8", errors="replace")
+        )
+        stack.enter_context(contextlib.redirect_stdout(text))
+        stack.enter_context(contextlib.redirect_stderr(text))
+        output = Output(file)
         try:
             yield output
         finally:
             output.kept = output.text()
-            for descriptor, kept in enumerate(former, 1):
-                os.dup2(kept, descriptor)
-                os.close(kept)
+
+
+@contextlib.contextmanager
+def _redirected(descriptor: int, to: int) -> Iterator[None]:
+    former = os.dup(descriptor)
+    os.dup2(to, descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(former, descriptor)
+        os.close(former)
 
 
 def _flush() -> None:
