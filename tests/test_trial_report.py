@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from search.trial import listening, report
@@ -36,7 +38,11 @@ def test_each_trial_counts_anew() -> None:
     """One worker runs one trial after another."""
     for _ in range(2):
         heard: list[int] = []
-        with listening(lambda _loss, step, heard=heard: heard.append(step)):
+        with listening(partial(_note, heard)):
             report(1.0)
             report(1.0)
         assert heard == [0, 1]
+
+
+def _note(heard: list[int], _loss: float, step: int) -> None:
+    heard.append(step)

@@ -22,6 +22,7 @@ from hyperopt.exceptions import InvalidAnnotatedParameter
 from hyperopt.pyll.base import Apply
 
 from search.conduct.fmin_trials import Ending, FminTrials, loaded
+from search.conduct.spark_trials import SparkTrials
 from search.errors import InputError, NothingFinished, SearchError
 from search.suggest.labels import LabelSpace
 from search.suggest.seeds import HIGHEST, HyperoptSeeds
@@ -42,7 +43,7 @@ def fmin(
     loss_threshold: float | None = None,
     trials: Trials | None = None,
     rstate: Any = None,
-    allow_trials_fmin: bool = True,
+    allow_trials_fmin: bool = True,  # noqa: ARG001 - hyperopt's
     pass_expr_memo_ctrl: bool | None = None,
     catch_eval_exceptions: bool = False,
     verbose: bool = True,
@@ -82,9 +83,14 @@ def fmin(
     :raises SearchError: the search failed; an exception of ``fn`` is raised as it is.
     :raises Interrupted: the user ended it; ``resume=`` goes on with it.
     """
-    _check_supported(fn, pass_expr_memo_ctrl)
-    if allow_trials_fmin and trials is not None and type(trials).fmin is not Trials.fmin:
-        return _of_trials(trials)(fn, space, algo=algo, max_evals=max_evals)
+    _check_supported(fn, trials, pass_expr_memo_ctrl)
+    time_budget = None
+    if isinstance(trials, SparkTrials):
+        catch_eval_exceptions = True
+        time_budget = timeout or trials.timeout
+        timeout = None
+        loss_threshold = trials.loss_threshold if loss_threshold is None else loss_threshold
+        max_concurrent = max_concurrent or trials.parallelism
     call = Call(
         fn=fn,
         space=space,
@@ -98,6 +104,7 @@ def fmin(
         ending=Ending(loss_threshold, early_stop_fn, raises=not catch_eval_exceptions),
         is_quiet=not (verbose and show_progressbar),
         own=_given(
+            time_budget=time_budget,
             name=name,
             resume=resume,
             experiment_name=experiment_name,
@@ -294,21 +301,19 @@ def _drawn_seed() -> int:
     return int(np.random.default_rng().integers(HIGHEST))
 
 
-def _check_supported(fn: Any, pass_expr_memo_ctrl: bool | None) -> None:
+def _check_supported(fn: Any, trials: Any, pass_expr_memo_ctrl: bool | None) -> None:
+    kind = type(trials)
+    runs_them = getattr(kind, "fmin", Trials.fmin) is not Trials.fmin
+    if trials is not None and runs_them and not isinstance(trials, SparkTrials):
+        raise InputError(
+            f"fmin: trials of the class {kind.__name__} run in their own way; give hyperopt's "
+            "Trials() or search.SparkTrials()"
+        )
     if pass_expr_memo_ctrl or getattr(fn, "fmin_pass_expr_memo_ctrl", False):
         raise InputError(
             "fmin: pass_expr_memo_ctrl hands the objective hyperopt's own trials, which another "
             "process does not have; take a point as the argument, or use hyperopt.fmin"
         )
-
-
-def _of_trials(trials: Any) -> Any:
-    if hasattr(trials, "searched"):
-        return trials.searched
-    raise InputError(
-        f"fmin: trials of the class {type(trials).__name__} run trials in their own way; give "
-        "hyperopt's Trials() or search.SparkTrials()"
-    )
 
 
 def _said_to_mlflow() -> dict[str, Any]:
