@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -26,6 +27,8 @@ from search.suggest.labels import LabelSpace
 from search.suggest.searcher import TPESearch
 from search.suggest.space import SearchSpace, Space
 from search.values.metric import Metric
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # of other processes
 
 
 def double(x: float) -> float:
@@ -189,7 +192,7 @@ class TestAnotherProcess:
             "assert 'search.suggest.space' not in sys.modules\n"
             f"pathlib.Path({str(answered)!r}).write_bytes(cloudpickle.dumps(found))\n"
         )
-        subprocess.run([sys.executable, "-c", code], check=True)
+        subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)
         for name, found in zip(spaces, cloudpickle.loads(answered.read_bytes()), strict=True):
             expected = spaces[name].argument(points[name])
             if name == "options":  # its function is another one in another process
@@ -205,7 +208,11 @@ class TestAnotherProcess:
             "    print(found['LabelSpace'](make()).digest)"
         )
         ran = subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
         )
         assert ran.stdout.split() == [LabelSpace(make()).digest for make in SPACES.values()]
 
@@ -252,7 +259,9 @@ class TestArgument:
             "space = LabelSpace({'x': scope.thrice(hp.randint('x', 5))})\n"
             "sys.stdout.buffer.write(cloudpickle.dumps(space.evaluation))\n"
         )
-        made = subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
+        made = subprocess.run(
+            [sys.executable, str(script)], check=True, capture_output=True, env=ENVIRONMENT
+        )
         assert cloudpickle.loads(made.stdout)({"x": 2}) == {"x": 6}
 
     def test_space_without_hyperparameters_has_one_point(self) -> None:

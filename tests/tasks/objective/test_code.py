@@ -196,10 +196,10 @@ def closing_over(data: Any) -> Callable[[Any], float]:
 
 
 class TestArrays:
-    def test_large_one_is_beside_the_pickle_and_shared(self) -> None:
+    def test_large_one_is_beside_the_pickle_and_shared(self, tmp_path: Path) -> None:
         """No copy is made of it: what is loaded is the memory that was given, read-only."""
         data = np.zeros(SHARED_BYTES // 8)
-        sent = travelling(closing_over(data), Path(__file__).parent)
+        sent = travelling(closing_over(data), tmp_path)
         assert len(sent.pickled) < 100_000
         (buffer,) = sent.buffers
         assert np.shares_memory(buffer, data)
@@ -213,11 +213,11 @@ class TestArrays:
         assert said is not None
         assert "copy what you change" in said
 
-    def test_small_one_may_be_written_to(self) -> None:
+    def test_small_one_may_be_written_to(self, tmp_path: Path) -> None:
         """By each worker for itself."""
         for size in (10, SHARED_BYTES // 8 - 1):
             data = np.zeros(size)
-            sent = travelling(closing_over(data), Path(__file__).parent)
+            sent = travelling(closing_over(data), tmp_path)
             for buffer in sent.buffers:
                 buffer.flags.writeable = False
             assert sent.load()({"x": 3.0}) == 3.0
@@ -227,6 +227,6 @@ class TestArrays:
         assert hint(ValueError("x")) is None
         assert hint(TypeError("read-only")) is None
 
-    def test_what_cannot_be_pickled_is_named(self) -> None:
+    def test_what_cannot_be_pickled_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"'data', which it uses, is a lock: .* inside the"):
-            travelling(closing_over(threading.Lock()), Path(__file__).parent)
+            travelling(closing_over(threading.Lock()), tmp_path)
