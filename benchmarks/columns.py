@@ -24,7 +24,7 @@ import xgboost
 
 from benchmarks.peers import first_points
 from benchmarks.watch import machine
-from search.tasks.green_taxi import features, trips
+from search.tasks.green_taxi import features, usable_trips
 from trainables import columns, trees
 from trainables.dataset import Dataset
 from trainables.xgboost_ import OBJECTIVE, XGBOOST
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--searched-rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("columns.json"))
     given = parser.parse_args()
-    train, valid = trips.read(given.train_data), trips.read(given.valid_data)
+    train, valid = usable_trips.read(given.train_data), usable_trips.read(given.valid_data)
     data = features.prepare(train, valid).dataset
     _grown(data, NOTES, 1)  # compile the code, or load it, before anything is measured
     points = []

@@ -31,9 +31,9 @@ def main(way: str, points: Path, rounds: int, train: Path, valid: Path) -> None:
 
 def _rows(train: Path, valid: Path) -> tuple[Any, Any]:
     """Return both months as the notes prepare them: one matrix each, by DictVectorizer."""
-    from search.tasks.green_taxi import features, trips
+    from search.tasks.green_taxi import features, usable_trips
 
-    dataset = features.prepare(trips.read([train]), trips.read([valid])).dataset
+    dataset = features.prepare(usable_trips.read([train]), usable_trips.read([valid])).dataset
     return dataset.train, dataset.valid
 
 

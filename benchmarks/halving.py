@@ -24,7 +24,7 @@ from benchmarks.watch import machine
 from search.execute import halving
 from search.suggest.searcher import TPESearch
 from search.suggest.space import Space
-from search.tasks.green_taxi import features, trips
+from search.tasks.green_taxi import features, usable_trips
 from search.values.metric import Metric
 from search.values.report import SCORE
 from trainables.base import Curve
@@ -105,7 +105,7 @@ _DATA: list[Dataset] = []  # of this process
 
 
 def _load(train: Path, valid: Path) -> None:
-    _DATA.append(features.prepare(trips.read([train]), trips.read([valid])).dataset)
+    _DATA.append(features.prepare(usable_trips.read([train]), usable_trips.read([valid])).dataset)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.hosts import Host, Hosts, unusable
 from benchmarks.watch import TOP, machine
-from search.tasks.green_taxi import features, trips
+from search.tasks.green_taxi import features, usable_trips
 
 HEAD, NODES = "10.89.0.10", {"first": "10.89.0.11", "second": "10.89.0.12"}
 SLOTS = 2  # of each node
@@ -37,7 +37,7 @@ def main() -> None:
     if reason := unusable():
         raise SystemExit(f"benchmarks.nodes: {reason}")
     files = [given.train_data.resolve(), given.valid_data.resolve()]
-    train, valid = (trips.read([file]) for file in files)
+    train, valid = (usable_trips.read([file]) for file in files)
     data = features.prepare(train, valid).dataset
     found: dict[str, Any] = {**machine(), "slots_a_node": SLOTS}
     found["data_bytes"] = len(pickle.dumps(data, protocol=5))

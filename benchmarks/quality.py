@@ -25,7 +25,7 @@ from scipy.stats import t
 from benchmarks.watch import machine
 from search.suggest.searcher import TPESearch
 from search.suggest.space import Space
-from search.tasks.green_taxi import features, trips
+from search.tasks.green_taxi import features, usable_trips
 from search.values.metric import Metric
 from search.values.report import SCORE
 from trainables import columns as forms
@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--timed-seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("quality.json"))
     given = parser.parse_args()
-    prepared = features.prepare(trips.read([given.train_data]), trips.read([given.valid_data]))
+    prepared = features.prepare(
+        usable_trips.read([given.train_data]), usable_trips.read([given.valid_data])
+    )
     data = _first_rows(prepared.dataset, given.rows)
     settings = {"num_boost_round": given.rounds, "early_stopping_rounds": 50}
     settings |= {"tree_method": "hist", "seed": 42, "threads": 1}

@@ -6,7 +6,8 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
 
 from search.errors import Interrupted, SearchError
@@ -15,6 +16,8 @@ from search.execute.node_preflight import Preflight, preflight, this_machine
 from search.options.parsing import ADDRESS_HELP, TRACKING_HELP, Parser, tracking_uri
 from search.present.terminal import libraries_silenced, open_streams, report_error
 from search.record import server
+from search.tasks.kinds import kinds
+from search.values.fitted_with import FittedWith
 from search.values.uri import without_credentials
 
 
@@ -53,9 +56,9 @@ def _checked(given: argparse.Namespace) -> int:
         environment.prepare(Path(name))
         say = partial(print, file=terminal.result)
         is_alone = given.address == "local"
-        result = this_machine() if is_alone else _of_cluster(given.address, Path(name))
+        result = this_machine(_needed()) if is_alone else _of_cluster(given.address, Path(name))
         say(*result.table(), sep="\n")
-        if result.differences or not is_alone:  # that a machine is like itself need not be said
+        if result.differences or not is_alone:  # a machine cannot differ from itself
             say(*result.verdict(), sep="\n")
         say(_store_line(uri))
     return 1 if result.differences else 0
@@ -68,7 +71,12 @@ def _of_cluster(address: str, folder: Path) -> Preflight:
 
     with Cluster(address, folder) as cluster:
         cluster.join()
-        return preflight(alive())
+        return preflight(alive(), _needed())
+
+
+def _needed() -> FittedWith:
+    """Return what the tasks of all kinds depend on."""
+    return reduce(or_, (kind.fitted_with for kind in kinds().values()))
 
 
 def _store_line(uri: str) -> str:

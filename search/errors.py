@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class SearchError(Exception):
-    """The search failed: no trial finished, the refit failed, the tracking server stayed away."""
+    """No trial finished, the refit failed, or the tracking server was unreachable."""
 
     exit_code = 1
 

@@ -13,6 +13,7 @@ import pytest
 from search import doctor
 from search.errors import InputError
 from search.execute.node_probe import NodeInfo
+from search.values.fitted_with import FittedWith
 
 
 def test_without_a_cluster_this_machine_is_checked(
@@ -23,7 +24,7 @@ def test_without_a_cluster_this_machine_is_checked(
     assert doctor.main([]) == 0
     header, row, store = capfd.readouterr().out.splitlines()
     assert " ".join(header.split()) == "node CPUs Python Ray packages code free disk clock"
-    here = NodeInfo.here()
+    here = NodeInfo.here(FittedWith())
     assert row.split()[:4] == ["here", str(here.cpus), here.python, here.packages["ray"]]
     assert store.endswith("mlflow.db does not exist yet, the first search makes it")
     assert list(tmp_path.iterdir()) == []
@@ -32,8 +33,8 @@ def test_without_a_cluster_this_machine_is_checked(
 def test_full_disk_of_this_machine_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    info = dataclasses.replace(NodeInfo.here(), free_bytes=1 << 30)
-    monkeypatch.setattr(NodeInfo, "here", lambda _: info)
+    info = dataclasses.replace(NodeInfo.here(FittedWith()), free_bytes=1 << 30)
+    monkeypatch.setattr(NodeInfo, "here", lambda *_: info)
     monkeypatch.setattr(doctor, "_store_line", lambda uri: uri)
     assert doctor.main([]) == 1
     assert "node here: 1.0 GiB of disk free" in capfd.readouterr().out

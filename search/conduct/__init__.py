@@ -1,4 +1,4 @@
-"""The order of it all. ``search`` reads as a table of contents; the other modules are its chapters.
+"""Runs a search from start to end. ``search`` lists the steps; the other modules are one step each.
 
 The only room that knows all others. May import: everything but the commands.
 """

@@ -1,4 +1,4 @@
-"""A search whose driver died without a word: its runs are closed, and the user is told."""
+"""A search whose driver process died: its runs are closed, and the user is told."""
 
 from __future__ import annotations
 

@@ -20,9 +20,10 @@ from search.execute.warmup import warmup
 from search.execute.worker import Shared
 from search.options.settings import Settings
 from search.record import provenance
-from search.record.failures import first_line
 from search.record.run_metadata import RunMetadata, author_and_code
 from search.record.search_run import Drive, ParentRun, SearchDescription
+from search.record.store_errors import first_line
+from search.record.tags import DATA_DIGEST
 from search.tasks.base import Prepared
 from search.values.trial import best
 
@@ -114,7 +115,7 @@ def driven(opened: Opened) -> Iterator[Drive]:
     plan, session = opened.plan, opened.session
     settings, metadata = plan.settings, opened.metadata
     store = opened.location.store.patient(session.say)
-    data = {} if metadata.data is None else {"data.digest": metadata.data.digest}
+    data = {} if metadata.data is None else {DATA_DIGEST: metadata.data.digest}
     description = SearchDescription(
         name=settings.name,
         task=plan.task.kind,
@@ -149,15 +150,16 @@ def _metadata(plan: Plan, prepared: Prepared, location: Location) -> RunMetadata
 
 def _checked_nodes(opened: Opened) -> Nodes:
     machines, session = opened.plan.settings.machines, opened.session
+    fitted_with = opened.prepared.fitted_with
     nodes = Nodes(
         machines.cpus_per_trial,
         machines.max_concurrent,
         grows=not opened.cluster.is_ours,
         say=session.say,
-        joined=lambda new: session.display.say_all(preflight(new).lines()),
+        joined=lambda new: session.display.say_all(preflight(new, fitted_with).lines()),
     )
     if not opened.cluster.is_ours:  # our own node is this machine, with this environment
-        checked = preflight(nodes.alive)
+        checked = preflight(nodes.alive, fitted_with)
         session.display.say_all(checked.lines() or checked.verdict())
         checked.check()
     return nodes

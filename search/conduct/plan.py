@@ -1,4 +1,4 @@
-"""What is to be searched: opened and checked as a whole, before anything is started."""
+"""The plan of a search: task, rungs and initial points, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from search.errors import InputError
 from search.execute.halving import rungs
 from search.options.settings import Settings
+from search.record.tags import SPACE_DIGEST
 from search.suggest.space import Space
 from search.tasks.base import Task
 from search.tasks.kinds import Request
@@ -39,7 +40,7 @@ class Plan:
             "scheduler": self.settings.scheduler,
             "rungs": ", ".join(map(str, self.rungs)) or "none",
             "cpus_per_trial": self.settings.machines.cpus_per_trial,
-            "space.digest": self.task.space.digest,
+            SPACE_DIGEST: self.task.space.digest,
         }
 
 

@@ -17,17 +17,15 @@ from search.execute.worker import Shared
 from search.model import logged_model
 from search.model.registry import Candidate, Registry
 from search.model.scoring_process import ScoringProcess
-from search.record.failures import first_line
 from search.record.ledger import LoggedRefit
 from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.store import Score, Store, now_ms
-from search.record.tags import BEST_TRIAL, PARENT, ROLE, SUPERSEDED
+from search.record.store_errors import first_line
+from search.record.tags import BEST_TRIAL, PARENT, ROLE, SEARCH, SUPERSEDED
 from search.tasks.base import Refit
 from search.values.model import Fitted, Judgement, checked
-from search.values.trial import Outcome
-
-SAME_SCORE = 1e-4  # a refit on the same rows with the same seed and rounds is the trial again
+from search.values.trial import ScoredOutcome
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class RefitJob:
     session: Session
     cluster: Cluster  # left once the model is fitted
 
-    def run(self, best: Outcome) -> LoggedRefit:
+    def run(self, best: ScoredOutcome) -> LoggedRefit:
         """Refit the best trial on a worker, log it, register it.
 
         :raises SearchError: the fit failed, or what was logged is not what was fitted.
@@ -63,7 +61,7 @@ class RefitJob:
                 what = f"{type(error).__name__}: {first_line(error)}"
                 raise SearchError(f"the refit failed: {what}") from error
 
-    def _refit(self, best: Outcome, run_id: str) -> LoggedRefit:
+    def _refit(self, best: ScoredOutcome, run_id: str) -> LoggedRefit:
         self._describe(best, run_id)
         refit, store = self.refit, self.store
         rows = refit.rows.iloc[checked(len(refit.rows))]
@@ -77,12 +75,12 @@ class RefitJob:
         self._log_scores(logged.judgement, run_id)
         return self._registered(logged, best, run_id)
 
-    def _describe(self, best: Outcome, run_id: str) -> None:
+    def _describe(self, best: ScoredOutcome, run_id: str) -> None:
         counted = {"rounds": _rounds(best)} if self.plan.task.rounds else {}
         params = {**best.params, **counted, **self.metadata.params}
         self.store.describe(run_id, params, {BEST_TRIAL: best.trial_id}, self.metadata.data)
 
-    def _fitted(self, best: Outcome) -> Fitted:
+    def _fitted(self, best: ScoredOutcome) -> Fitted:
         stop = self.session.stop
         cpus = self.plan.settings.machines.cpus_per_trial
         with stop.graceful():
@@ -90,22 +88,25 @@ class RefitJob:
                 dict(best.params), _rounds(best), stop=lambda: stop.interrupted
             )
 
-    def _compare(self, score: float, best: Outcome) -> None:
-        assert best.score is not None, "only a trial with a score is the best"
-        if not abs(score - best.score) <= SAME_SCORE:
+    def _compare(self, score: float, best: ScoredOutcome) -> None:
+        """Say so if the refit, on the same rows with the same seed and rounds, is another model."""
+        if not self.plan.task.metric.same(score, best.score):
             self.session.say(
                 f"note: the refit has {self.plan.task.metric.shown(score)}, its trial had "
-                f"{best.score:.4f}; the trainable does not give the same model twice"
+                f"{best.score:.4f}; a fit of this task with the same seed "
+                "does not give the same model again"
             )
 
     def _log_scores(self, judgement: Judgement, run_id: str) -> None:
         metric = self.plan.task.metric
         scores = [Score(metric.name, judgement.score, now_ms())]
         if judgement.test_score is not None:
-            scores.append(Score(f"test-{metric.name}", judgement.test_score, now_ms()))
+            scores.append(Score(metric.test, judgement.test_score, now_ms()))
         self.store.score(run_id, scores)
 
-    def _registered(self, logged: logged_model.Logged, best: Outcome, run_id: str) -> LoggedRefit:
+    def _registered(
+        self, logged: logged_model.Logged, best: ScoredOutcome, run_id: str
+    ) -> LoggedRefit:
         settings, judgement = self.plan.settings, logged.judgement
         registry = Registry(self.store, settings.tracking.registered_model, self.plan.task.metric)
         registered = registry.register(
@@ -117,7 +118,7 @@ class RefitJob:
                 rows=self.refit.rows,
                 score_of=self.refit.score,
                 made_up_data=self.refit.made_up,
-                tags={"search": settings.name},
+                tags={SEARCH: settings.name},
             )
         )
         self.store.describe(run_id, tags=registered.tags())
@@ -132,7 +133,7 @@ class RefitJob:
         )
 
 
-def refitted(job: RefitJob, best: Outcome, prior: PriorWork) -> PriorWork:
+def refitted(job: RefitJob, best: ScoredOutcome, prior: PriorWork) -> PriorWork:
     """Refit, unless the refit that exists is of this trial; mark those that it replaces."""
     if prior.refit is not None and prior.refit.best_trial_id == best.trial_id:
         return prior
@@ -144,6 +145,6 @@ def refitted(job: RefitJob, best: Outcome, prior: PriorWork) -> PriorWork:
     return dataclasses.replace(prior, refit=refit)
 
 
-def _rounds(best: Outcome) -> int:
+def _rounds(best: ScoredOutcome) -> int:
     assert best.best_iteration is not None, "a trial with a score has its best round"
     return best.best_iteration + 1

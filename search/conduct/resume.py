@@ -1,4 +1,4 @@
-"""Going on with a search, and starting from others: what may go on, and from where."""
+"""Resuming a search, and starting from the trials of others: what is allowed, and what is read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from search.conduct.session import Session
 from search.errors import InputError
 from search.options.command_line import resumed
 from search.options.settings import Settings
-from search.record import prior_work
+from search.record import database, prior_work
 from search.record.connection import CONNECT_TIMEOUT_S, connect, within
 from search.record.driver import SILENCE_S
-from search.record.failures import refusal
 from search.record.ledger import Ledger, LoggedSearch
 from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.search_run import Drive
 from search.record.store import Store
+from search.record.store_errors import refusal
+from search.record.tags import DATA_DIGEST, SPACE_DIGEST
 from search.record.trial_runs import TrialRuns
 from search.record.writer import Hooks, Writer
 from search.suggest.space import Space
@@ -86,7 +87,7 @@ def settings_of(location: Location | None, asked: Settings) -> Settings:
 def named(store: Store, name: str) -> LoggedSearch:
     """Return the search of this name.
 
-    :raises InputError: there is none, or it cannot be gone on with.
+    :raises InputError: there is none, or it cannot be resumed.
     """
     ledger = Ledger(store)
     search = ledger.search(name)
@@ -122,6 +123,8 @@ def known(location: Location, plan: Plan, metadata: RunMetadata, session: Sessio
     :raises InputError: it cannot go on, or the store refuses.
     """
     store = location.store.patient(session.say, READ_BACK_S)
+    if note := database.note(store.uri):
+        session.say(note)
     try:
         others = other_searches(store, plan, location.search, session)
         if location.search is None:
@@ -162,14 +165,14 @@ def check_unchanged(search: LoggedSearch, plan: Plan, metadata: RunMetadata) -> 
         )
     digest = "" if metadata.data is None else metadata.data.digest
     pairs = (
-        ("space.digest", plan.task.space.digest, "the search space of its trainable"),
-        ("data.digest", digest, "its data"),
+        (SPACE_DIGEST, plan.task.space.digest, "its search space"),
+        (DATA_DIGEST, digest, "its data"),
     )
     for name, now, what in pairs:
         if (before := search.params.get(name, "")) != now:
             raise InputError(
-                f"--resume {search.name}: {what} is another than it was ({name} {now}, it was "
-                f"{before}); start a new search, with --warm-start {search.name} if it may help"
+                f"--resume {search.name}: {what} has changed ({name} is {now}, was {before}); "
+                f"start a new search, with --warm-start {search.name} if it may help"
             )
 
 

@@ -22,14 +22,14 @@ from search.record.tags import BEST_TRIAL
 from search.record.trial_runs import SearchRuns, TrialRuns
 from search.record.writer_process import WriterProcess
 from search.values.metric import Metric
-from search.values.trial import Outcome, best
+from search.values.trial import ScoredOutcome, best
 
 
 def conduct(asked: Settings, session: Session, opened_task: OpenTask = open_task) -> Summary:
     """Run the whole search. ``opened_task`` opens the task that the settings ask for.
 
     :raises InputError: something the user gave cannot be used; no trial was started.
-    :raises SearchError: no trial finished, the refit failed, or the server stayed away.
+    :raises SearchError: no trial finished, the refit failed, or the server was unreachable.
     :raises Interrupted: the user ended it.
     """
     clock = session.clock
@@ -74,7 +74,7 @@ def _run_trials(search: Opened, ready: Ready, drive: Drive, process: WriterProce
     return trials.run(known)
 
 
-def _best(done: PriorWork, metric: Metric, stop: StopSignal) -> Outcome:
+def _best(done: PriorWork, metric: Metric, stop: StopSignal) -> ScoredOutcome:
     """Return the best trial.
 
     :raises SearchError: no trial finished, or something ended the search.
@@ -90,7 +90,7 @@ def _best(done: PriorWork, metric: Metric, stop: StopSignal) -> Outcome:
 
 
 def _refit(
-    search: Opened, ready: Ready, drive: Drive, chosen: Outcome, done: PriorWork
+    search: Opened, ready: Ready, drive: Drive, chosen: ScoredOutcome, done: PriorWork
 ) -> PriorWork:
     if search.prepared.refit is None:
         return done
@@ -107,8 +107,8 @@ def _refit(
     return refitted(job, chosen, done)
 
 
-def _record_best(search: Opened, drive: Drive, chosen: Outcome) -> None:
-    score = Score(search.plan.task.metric.name, chosen.score or 0.0, now_ms())
+def _record_best(search: Opened, drive: Drive, chosen: ScoredOutcome) -> None:
+    score = Score(search.plan.task.metric.name, chosen.score, now_ms())
     store = search.location.store.patient(search.session.say)
     store.score(drive.run_id, [score], {BEST_TRIAL: chosen.trial_id})
 

@@ -1,4 +1,4 @@
-"""One run of a command: what it has at hand from its first moment to its last."""
+"""What a running command uses from start to end: its folder, display, stop signal and clock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Session:
-    """What a running command has at hand."""
+    """One run of a command."""
 
     folder: Path  # the search's own, below the state directory
     display: Display

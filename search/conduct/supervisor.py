@@ -1,4 +1,4 @@
-"""Runs a search in a process of its own, and tells how it ended, whatever ended it.
+"""Runs a search in a process of its own, and reports how that process ended.
 
 When a raylet or the GCS is gone, Ray's C++ threads end the driver at once, without running any
 Python. So does the kernel when memory runs out. Another process must be there to say so, to close

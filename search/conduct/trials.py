@@ -32,7 +32,7 @@ from search.suggest.searcher import TPESearch
 from search.tasks.base import Prepared
 from search.values.trial import Outcome, Proposal, trial_id
 
-# So many failures, all alike and nothing else, are the trainable's or the data's fault, not the
+# So many failures, all alike and nothing else, are the task's fault, not the
 # points': a space of which half fails gets that far once in a thousand searches.
 HOPELESS_AFTER = 10
 

@@ -1,4 +1,4 @@
-"""A Ray cluster: one of our own, or a running one."""
+"""A Ray cluster: started for this search, or one that runs already."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN_HINT = ", set RAY_AUTH_MODE=token where it asks for one"
 
 
 class Cluster:
-    """Starts and ends, or joins and leaves, while something else is done.
+    """Starts or joins a cluster in the background; ends or leaves it.
 
     One thread does both and lives in between: Ray's processes are killed with the thread that
     started them (PR_SET_PDEATHSIG, prctl(2)).
@@ -61,7 +61,7 @@ class Cluster:
             raise self._failure
 
     def end(self) -> None:
-        """Begin to leave it, or to end it if it is ours: nothing more is asked of it."""
+        """Begin to leave it, or to end it if it is ours. It must not be used any more."""
         self._is_over.set()
 
     def _live(self) -> None:
@@ -121,7 +121,7 @@ def _shut_down() -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> InputError:
-    # Ray does not say that it was a token which it missed
+    # Ray does not say that a token is missing
     token = "" if "RAY_AUTH_MODE" in os.environ else TOKEN_HINT
     return InputError(
         f"--address {address}: no Ray cluster answers ({_reason(error)}); start one with "

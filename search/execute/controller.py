@@ -1,7 +1,7 @@
 """Private parts of Ray Tune 2.40 to 2.60: its controller, with workers that are kept.
 
-Some of Tune's habits cost a search its slots (docs/decisions/0006-slots.md), and none has an
-option. With any other release of Ray, ``stock_tune`` runs the trials.
+Some of what Tune does leaves slots idle (docs/decisions/0006-slots.md), and no option changes it.
+With any other release of Ray, ``stock_tune`` runs the trials.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ray
 from ray.tune.execution.tune_controller import TuneController
 
 from search.execute.nodes import Nodes
-from search.execute.retries import EXCUSED, is_excused
+from search.execute.trial_retries import EXCUSED, is_excused
 
 
 @contextlib.contextmanager

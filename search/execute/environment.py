@@ -1,4 +1,4 @@
-"""The environment in which Ray and the other libraries start: what they need, and nothing foreign.
+"""The environment variables with which Ray and the other libraries start, and those removed first.
 
 Ray's processes and workers inherit the driver's variables.
 """
@@ -81,7 +81,7 @@ def options_of_our_own(folder: Path) -> dict[str, Any]:
     """Prepare the environment for a Ray of our own below ``folder``; return options for its start.
 
     It asks for a token that only this user can read. Ray itself would keep one in the home, which
-    may not exist, and readable by everybody.
+    may not exist, and readable by all users.
     """
     for name in OF_ANOTHER_CLUSTER:
         os.environ.pop(name, None)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ray.tune.schedulers import FIFOScheduler
 
-from search.values.metric import Metric
+from search.values.metric import Metric, is_among_best
 from search.values.report import ROUND, SCORE
 
 # Of the trials that reach a rung the best 1 in REDUCTION go on (docs/decisions/0007-halving.md).
@@ -50,7 +49,7 @@ class Halving(InOrder):
     ) -> None:
         """``before``: scores of earlier trials, by trial and round."""
         super().__init__()
-        self._loss = metric.loss
+        self._reward = metric.reward
         self._rungs: dict[int, dict[str, float]] = {m: {} for m in sorted(milestones, reverse=True)}
         for trial_id, scores in before.items():
             for milestone in sorted(scores):
@@ -70,15 +69,14 @@ class Halving(InOrder):
     def _goes_on(self, trial_id: str, rounds: int, score: float) -> bool:
         """Judge a score at the highest rung that was reached, and record it: once a trial and rung.
 
-        The best go on: those at or above the percentile of the rewards (negated losses) recorded.
+        The best of the rewards recorded so far go on.
         """
         for milestone, rewards in self._rungs.items():  # the highest first
             if rounds < milestone:
                 continue
             if trial_id in rewards:
                 return True
-            recorded, reward = list(rewards.values()), -self._loss(score)
+            recorded, reward = list(rewards.values()), self._reward(score)
             rewards[trial_id] = reward
-            share = 100 * (1 - 1 / REDUCTION)
-            return not recorded or not reward < np.nanpercentile(recorded, share)
+            return is_among_best(reward, recorded, 1 / REDUCTION)
         return True

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from search.errors import InputError
-from search.execute.node_probe import FITTED_WITH, NONE, Answer, Node, NodeInfo, Unloadable
+from search.execute.node_probe import COMMON, NONE, Answer, Node, NodeInfo, Unloadable
+from search.values.fitted_with import FittedWith
 
 LEAST_FREE_BYTES = 2 * 2**30  # Ray spills objects there, and refuses below 5 %
 CLOCK_OFF_S = 1.0
@@ -35,6 +36,7 @@ class Preflight:
     here: NodeInfo
     nodes: Sequence[Node]
     answers: Mapping[str, Answer | Unloadable | None]  # by the node's id
+    fitted_with: FittedWith = COMMON
 
     @property
     def differences(self) -> list[Difference]:
@@ -42,7 +44,7 @@ class Preflight:
         return [
             Difference(node.address, line, changes_trials)
             for node in self.nodes
-            for line, changes_trials in _differences(self.here, node, self.answers[node.id])
+            for line, changes_trials in self._differences(node, self.answers[node.id])
         ]
 
     def table(self) -> list[str]:
@@ -78,17 +80,51 @@ class Preflight:
                 "lines above: fix these nodes or take them out of the cluster"
             )
 
+    def _differences(
+        self, node: Node, answer: Answer | Unloadable | None
+    ) -> list[tuple[str, bool]]:
+        """Return lines, and whether trials may differ for each."""
+        if answer is None:
+            return [("does not answer: is it about to leave, or out of memory or disk?", False)]
+        if isinstance(answer, Unloadable):
+            return [(f"cannot load the code ({answer.reason}): {SAME_CODE}", True)]
+        here, there, found = self.here, answer.info, []
+        if there.python != here.python:
+            line = f"Python {there.python}, here {here.python}: make its environment with the same"
+            found.append((line, True))
+        if others := _other_packages(here, there):
+            theirs = ", ".join(f"{name} {there.packages.get(name, NONE)}" for name in others)
+            ours = ", ".join(here.packages[name] for name in others)
+            line = f"{theirs}, here {ours}: install there with `-c requirements.lock`"
+            found.append((line, bool(set(others) & set(self.fitted_with.packages))))
+        if there.code != here.code:
+            found.append((f"other code ({there.code}, here {here.code}): {SAME_CODE}", True))
+        if node.cpus > there.cpus:
+            line = f"Ray counts on {node.cpus} CPUs, it has {there.cpus}: its trials share them"
+            found.append((line, False))
+        if there.free_bytes < LEAST_FREE_BYTES:
+            free, least = there.free_bytes / 2**30, LEAST_FREE_BYTES / 2**30
+            line = f"{free:.1f} GiB of disk free, {least:.0f} wanted for Ray's session: make room"
+            found.append((line, False))
+        if abs(answer.clock_off_s) > CLOCK_OFF_S:
+            line = (
+                f"its clock is {answer.clock_off_s:+.1f} s off ours: synchronise it (chrony, NTP)"
+            )
+            found.append((line, False))
+        return found
 
-def preflight(nodes: Sequence[Node]) -> Preflight:
+
+def preflight(nodes: Sequence[Node], fitted_with: FittedWith) -> Preflight:
     """Check these nodes of the running cluster."""
     from search.execute.nodes import probe
 
-    return Preflight(NodeInfo.here(), nodes, probe(nodes))
+    here = NodeInfo.here(fitted_with)
+    return Preflight(here, nodes, probe(nodes, fitted_with), COMMON | fitted_with)
 
 
-def this_machine() -> Preflight:
+def this_machine(fitted_with: FittedWith) -> Preflight:
     """Check this machine, where a search has a Ray of its own."""
-    info = NodeInfo.here(".")  # where a search has its state folder
+    info = NodeInfo.here(fitted_with, ".")  # where a search has its state folder
     return Preflight(info, [Node("here", "here", info.cpus)], {"here": Answer(info, 0.0)})
 
 
@@ -105,38 +141,6 @@ def _cells(here: NodeInfo, answer: Answer | Unloadable | None) -> list[str]:
         f"{there.free_bytes / 2**30:.1f} GiB",
         f"{answer.clock_off_s:+.1f} s" if answer.clock_off_s else "same",
     ]
-
-
-def _differences(
-    here: NodeInfo, node: Node, answer: Answer | Unloadable | None
-) -> list[tuple[str, bool]]:
-    """Return lines, and whether trials may differ for each."""
-    if answer is None:
-        return [("does not answer: is it about to leave, or out of memory or disk?", False)]
-    if isinstance(answer, Unloadable):
-        return [(f"cannot load the code ({answer.reason}): {SAME_CODE}", True)]
-    there, found = answer.info, []
-    if there.python != here.python:
-        line = f"Python {there.python}, here {here.python}: make its environment with the same"
-        found.append((line, True))
-    if others := _other_packages(here, there):
-        theirs = ", ".join(f"{name} {there.packages.get(name, NONE)}" for name in others)
-        ours = ", ".join(here.packages[name] for name in others)
-        line = f"{theirs}, here {ours}: install there with `-c requirements.lock`"
-        found.append((line, bool(set(others) & set(FITTED_WITH))))
-    if there.code != here.code:
-        found.append((f"other code ({there.code}, here {here.code}): {SAME_CODE}", True))
-    if node.cpus > there.cpus:
-        line = f"Ray counts on {node.cpus} CPUs, it has {there.cpus}: its trials share them"
-        found.append((line, False))
-    if there.free_bytes < LEAST_FREE_BYTES:
-        free, least = there.free_bytes / 2**30, LEAST_FREE_BYTES / 2**30
-        line = f"{free:.1f} GiB of disk free, {least:.0f} wanted for Ray's session: make room"
-        found.append((line, False))
-    if abs(answer.clock_off_s) > CLOCK_OFF_S:
-        line = f"its clock is {answer.clock_off_s:+.1f} s off ours: let it keep time (chrony, NTP)"
-        found.append((line, False))
-    return found
 
 
 def _other_packages(here: NodeInfo, there: NodeInfo) -> list[str]:

@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import InputError
 from search.execute.node_probe import Answer, Node, NodeProbe, Unloadable
+from search.values.fitted_with import FittedWith
 
 LOOK_EVERY_S = 1.0
 LEAVE_S = 5.0  # at the end, for a look that is under way; its result is not needed
@@ -29,7 +30,7 @@ def alive() -> list[Node]:
 
 
 def probe(
-    nodes: Sequence[Node], within_s: float = ANSWER_S
+    nodes: Sequence[Node], fitted_with: FittedWith, within_s: float = ANSWER_S
 ) -> dict[str, Answer | Unloadable | None]:
     """Ask all nodes at once what they have; None for one that does not answer in time."""
     actor = ray.remote(num_cpus=0)(NodeProbe)
@@ -41,13 +42,15 @@ def probe(
     }
     answers: dict[str, Answer | Unloadable | None] = dict.fromkeys(probes)
     until = time.monotonic() + within_s
-    infos = {name: each.info.remote() for name, each in probes.items()}
+    infos = {name: each.info.remote(fitted_with) for name, each in probes.items()}
     for name, each in probes.items():
         try:
             info = ray.get(infos[name], timeout=max(0.0, until - time.monotonic()))
             before = time.time()
             theirs = ray.get(each.clock_s.remote(), timeout=max(1.0, until - time.monotonic()))
             answers[name] = Answer(info, _clock_off(before, theirs, time.time()))
+        except ray.exceptions.RayTaskError as error:  # of another version of this module, say
+            answers[name] = Unloadable(str(error).strip().splitlines()[-1])
         except ray.exceptions.RayError as error:
             # Ray gives the reason in words only; all other nodes died meanwhile, or are slow
             if "failed to import" in (message := str(error).strip()):

@@ -107,6 +107,6 @@ class StopSignal:
         else:
             self._direct += 1
         if self.signals == before:
-            return  # the same one, on its other way
+            return  # the same signal, which came both ways
         if not self._is_deferred and (self.hurried or not self._is_graceful):
             raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from search.errors import Interrupted, SearchError
 from search.execute import stock_tune
 from search.execute.halving import Halving, InOrder
 from search.execute.nodes import Nodes
-from search.execute.retries import WORKER_DEATHS
+from search.execute.trial_retries import WORKER_DEATHS
 from search.execute.worker import Fit, Job, Shared, Worker, run_fit
 from search.values.model import Fitted
 from search.values.trial import Point

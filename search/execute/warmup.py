@@ -1,4 +1,4 @@
-"""What the first fit on a machine would wait for, done while the search starts."""
+"""The warm-up: what the first fit on a machine would wait for is done while the search starts."""
 
 from __future__ import annotations
 

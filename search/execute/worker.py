@@ -1,7 +1,7 @@
 """All code that runs inside a worker, beside the task's own trial and fit.
 
-Everybody waits for what a worker imports before its first trial, so this module imports neither
-Ray Tune nor MLflow nor hyperopt.
+A worker's first trial waits for what this module imports, so it imports neither Ray Tune nor MLflow
+nor hyperopt.
 """
 
 from __future__ import annotations

@@ -13,13 +13,15 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from numpy.typing import NDArray
 
 from search.errors import SearchError
 from search.model.scoring_process import ScoringProcess
 from search.record.store import Store, client_retries
 from search.values.model import Fitted, Judgement, Package, checked
 
-SAME_PREDICTION = 1e-6  # how far a loaded model may be from the refit, in the target's unit
+# how far a loaded model may be from the refit: this share of the largest prediction, at least this
+SAME_PREDICTION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,16 @@ def check(logged: Logged, fitted: Fitted, process: ScoringProcess) -> None:
         raise SearchError(f"the logged model cannot be loaded again: {error}") from error
     for name, answer in (("flavour", in_flavor), ("served", served)):
         furthest = float(np.max(np.abs(answer - fitted.answers)))
-        if not furthest <= SAME_PREDICTION:
+        if not furthest <= tolerance(fitted.answers):
             raise SearchError(
                 f"the logged {name} model predicts up to {furthest:.2g} away from the refit; "
                 "it was not registered"
             )
+
+
+def tolerance(predictions: NDArray[np.float64]) -> float:
+    """Return how far apart two predictions of one model may be, for predictions of this size."""
+    return SAME_PREDICTION * max(1.0, float(np.max(np.abs(predictions), initial=0.0)))
 
 
 def _log_served(package: Package, flavor: Any, folder: Path, requirements: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ given one after the other: they are compared in that order.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,13 +19,12 @@ from numpy.typing import NDArray
 
 from search.model.scoring_process import ScoringProcess
 from search.record.store import Store
-from search.record.tags import ALIAS, ROLE, STANDING, VERSION
+from search.record.tags import ALIAS, DATA_DIGEST, ROLE, STANDING, VERSION
 from search.values.metric import Metric
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 
-DIGEST = "data.digest"  # tag of a version: of the rows it was trained and scored on
 WAITING = "not compared yet"  # the tag STANDING until the version has its alias
 GIVEN_UP = "not compared: the search that made it did not go on"
 TURN_S = 120.0  # for a version that is being compared; scoring a champion takes seconds
@@ -80,8 +78,7 @@ def standing(score: float, champion_score: float | None, metric: Metric) -> Stan
     if champion_score is None:
         return Standing(CHAMPION, "the first version")
     ours, theirs = metric.shown(score), f"{champion_score:.4f}"
-    # a champion that predicts NaN for these rows was made for others
-    if not math.isnan(champion_score) and metric.better(score, than=champion_score):
+    if metric.beats(score, champion_score):
         return Standing(CHAMPION, f"{ours}, the champion before had {theirs}")
     return Standing(CHALLENGER, f"{ours}, the champion has {theirs}")
 
@@ -95,7 +92,7 @@ class Registry:
 
     def register(self, candidate: Candidate) -> Registered:
         """Register a logged model, compare it with the champion, and set the alias it deserves."""
-        tags = {**candidate.tags, DIGEST: candidate.digest, STANDING: WAITING}
+        tags = {**candidate.tags, DATA_DIGEST: candidate.digest, STANDING: WAITING}
         version = self._create(candidate.model_uri, candidate.run_id, tags)
         self._wait_for_turn(int(version))
         decided = self._standing(candidate)
@@ -105,7 +102,7 @@ class Registry:
 
     def _standing(self, candidate: Candidate) -> Standing:
         if candidate.made_up_data:
-            return Standing(CHALLENGER, "trained on the made sample")
+            return Standing(CHALLENGER, "trained on a generated sample")
         if (champion := self._champion()) is None:
             return standing(candidate.score, None, self._metric)
         return self._compared(candidate, champion)
@@ -118,7 +115,7 @@ class Registry:
         recorded = refit.data.metrics.get(self._metric.name)
         if recorded is None:
             return Standing(CHALLENGER, f"champion {number} was scored by another metric")
-        if candidate.digest and champion.tags.get(DIGEST) == candidate.digest:
+        if candidate.digest and champion.tags.get(DATA_DIGEST) == candidate.digest:
             return standing(candidate.score, recorded, self._metric)
         try:
             with ScoringProcess(candidate.rows, self._store.uri) as process:

@@ -1,6 +1,6 @@
 """Loads one model from MLflow and predicts, in a process of its own.
 
-A model is code and pickles: what it does to the process that loads it, it does here. The store is
+A model is code and pickles, which may do anything to the process that loads them. The store is
 named by ``MLFLOW_TRACKING_URI``, since other users of the machine can read a command's arguments.
 """
 

@@ -1,5 +1,5 @@
-"""WHAT WAS ASKED: the command line, read and checked once, into one frozen value.
+"""WHAT WAS ASKED: the command line, read and checked once, into one frozen value (``Settings``).
 
-May import: values, errors, the kinds of task, and what names users and credentials in ``record``.
-Light: ``--help`` imports it.
+``parsing`` serves the parsers of all commands. May import: values, errors, the kinds of task, and
+``record.provenance`` for the user's name. Light: ``--help`` imports it.
 """

@@ -13,17 +13,9 @@ from search.options import parsing
 from search.options.settings import Settings, checked
 from search.tasks.kinds import Kind, default_kind, kinds
 
-# On --resume every option comes from the search's parent run. These may differ ...
-MAY_DIFFER = (
-    "num_samples",
-    "time_budget",
-    "max_concurrent",
-    "address",
-    "state_dir",
-    "json",
-    "data_dir",
-)
-# ... and any other that was kept must be what it was.
+# On --resume every option comes from the search's parent run. --num-samples, these, and those that
+# a kind of task names may differ; any other that was kept must be what it was.
+MAY_DIFFER = ("time_budget", "max_concurrent", "address", "state_dir", "json")
 
 GROUPS = ("what is searched", "data", "where it runs", "where it is kept")
 
@@ -56,16 +48,25 @@ def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:
             "install the version that began it"
         )
     values = {**vars(_parser().parse_args([])), **kept, "resume": asked.name}
+    may_differ = {"num_samples", *MAY_DIFFER, *_own_that_may_differ(kind)}
     for name, value in asked.given.items():
-        if name in kept and name not in MAY_DIFFER:
+        if name in kept and name not in may_differ:
             now, before = _comparable(kind, name, value), kept[name]
             if now != before:
                 raise InputError(
-                    f"--{name.replace('_', '-')} {_shown(now)}: the search {asked.name!r} has "
-                    f"{_shown(before)}, and goes on with that; leave the option out"
+                    f"{_flag(name)} {_shown(now)}: the search {asked.name!r} has "
+                    f"{_shown(before)} and keeps it; leave the option out"
                 )
         values[name] = value
     return checked(kind, values, asked.given)
+
+
+def _own_that_may_differ(kind: Kind) -> list[str]:
+    return [option.name for option in kind.options if option.may_differ]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _comparable(kind: Kind, name: str, value: Any) -> Any:
@@ -156,7 +157,7 @@ def _add_machine_options(group: argparse._ArgumentGroup) -> None:
         type=parsing.at_least_one,
         default=1,
         metavar="N",
-        help="CPUs of each trial, and threads of its fit; xgboost's `hist` on categories uses one",
+        help="CPUs of each trial, and threads that its fit may use",
     )
     group.add_argument(
         "--address",
@@ -175,6 +176,8 @@ def _add_machine_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_tracking_options(group: argparse._ArgumentGroup) -> None:
     default = default_kind()
+    own = (name for kind in kinds().values() for name in _own_that_may_differ(kind))
+    may_differ = dict.fromkeys([*MAY_DIFFER, *own])
     group.add_argument("--tracking-uri", metavar="URI", help=parsing.TRACKING_HELP)
     group.add_argument(
         "--experiment-name",
@@ -193,8 +196,7 @@ def _add_tracking_options(group: argparse._ArgumentGroup) -> None:
         "--resume",
         metavar="NAME",
         help="go on with that search: every option comes from it; a larger --num-samples extends "
-        "it; --time-budget, --max-concurrent, --address, --state-dir, --data-dir, --json may "
-        "differ",
+        f"it; {', '.join(map(_flag, may_differ))} may differ",
     )
     group.add_argument(
         "--developer", metavar="NAME", help="the tag `developer` (default: the OS user)"

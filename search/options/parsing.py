@@ -15,7 +15,7 @@ TRACKING_HELP = "MLflow's store or server (default: MLFLOW_TRACKING_URI, else sq
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that there are."""
+    """Shows the default of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return super()._get_help_string(action) if action.default else action.help
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise it.
+        """Raise it as an error of the user's.
 
         :raises InputError: always.
         """

@@ -1,4 +1,4 @@
-"""One search, as asked for: a frozen value, whoever asked (a command line, a resumed search)."""
+"""The settings of one search, from a command line or from the search that is resumed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from search.present.progress import duration
 from search.values.metric import Metric
-from search.values.trial import STATUSES, Outcome
+from search.values.trial import STATUSES, Outcome, ScoredOutcome
 from search.values.uri import without_credentials
 
 
@@ -51,7 +51,7 @@ class Summary:
     parent_run_id: str
     data: Mapping[str, Any] | None
     outcomes: Sequence[Outcome]
-    best: Outcome
+    best: ScoredOutcome
     best_run_id: str
     refit: RefitSummary | None
     seconds: Mapping[str, float]  # total, start_up, search, refit
@@ -84,7 +84,7 @@ class Summary:
         """Yield what was found, where to look, and how to serve it."""
         metric, best, refit = self.metric, self.best, self.refit
         point = ", ".join(f"{name} {_short(value)}" for name, value in best.params.items())
-        score = metric.shown(best.score or 0.0)
+        score = metric.shown(best.score)
         yield f"best:  trial {best.trial_id}, {score} ({point or 'no parameters'})"
         if refit is not None:
             tested = ""
@@ -99,7 +99,7 @@ class Summary:
         yield f"look:  {uri if uri.startswith('http') else local}"
         if refit is not None:
             model = f"models:/{refit.registered_model}@{refit.alias}"
-            serve = f"mlflow models serve -m {model} --env-manager local"
+            serve = f"mlflow models serve -m {model} --env-manager local --port 5001"
             yield f"serve: MLFLOW_TRACKING_URI={uri} {serve}"
 
 

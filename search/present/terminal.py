@@ -16,7 +16,7 @@ from search.errors import SearchError
 class Stream(TextIOWrapper):
     """A text stream that falls silent when its reader has gone or its disk is full.
 
-    A search of hours must not end because its viewer did.
+    A long search must not end because its terminal was closed.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -1,5 +1,6 @@
 """WHAT IS KEPT: the journal, the runs in MLflow, and searches read back from there.
 
-May import: values, errors, MLflow, and of Ray only the callback's base class. ``store`` is the one
-door through which runs are written, ``ledger`` the one through which they are read.
+``store`` writes runs and ``ledger`` reads them. Before them come ``server``, ``database`` and
+``connection``, which reach a store and make it. The state folder is here, too. May import: values,
+errors, MLflow, SQLAlchemy, and of Ray only the callback's base class.
 """

@@ -1,4 +1,4 @@
-"""Reaching a tracking store for the first time: in time, and without making anything twice."""
+"""Connecting to a tracking store: within a time limit, and without creating anything twice."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlflow.exceptions import MlflowException
 
 from search.errors import InputError
 from search.record import database
-from search.record.failures import first_line, refusal
-from search.record.retries import RETRY_AFTER_S
+from search.record.request_retries import RETRY_AFTER_S
 from search.record.server import credentials_apart, unusable
 from search.record.store import CLIENT_RETRIES, Store
+from search.record.store_errors import first_line, refusal
 
 # For the first requests. That there is a server is known by then (search/record/server.py); if
 # many searches begin at once, all of it is slow.
@@ -51,7 +51,7 @@ def connect(uri: str, experiment_name: str, *, create: bool = True) -> Store:
 
 
 def answers(uri: str) -> bool:
-    """Check that the store answers and lets us in, without making anything.
+    """Check that the store answers and accepts our credentials, without creating anything.
 
     Return whether it exists yet.
 
@@ -111,7 +111,7 @@ def _requests_of(seconds: int) -> Iterator[None]:
 def _client_prepared(uri: str) -> str:
     """Set how MLflow's client asks; return the URI without credentials, which go elsewhere."""
     # The client would try an absent server for a long time, and a POST whose answer was lost
-    # would make a second run: those who may wait here look first at what was made.
+    # would make a second run. Where we try again, we first look up what was made.
     os.environ[CLIENT_RETRIES] = "0"
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     # the client would read each run that it ends, to print where it is
@@ -124,7 +124,7 @@ def _client_prepared(uri: str) -> str:
 def _reached(uri: str, name: str, create: bool) -> str:
     """Return the experiment's id, even if another process is making the same database.
 
-    Our own processes make a sqlite file aside, and take turns in PostgreSQL; what `mlflow ui` is
+    Searches make a sqlite file aside, and take turns in PostgreSQL. A database that `mlflow ui` is
     making is waited for.
     """
     if not database.check_usable(uri) and not create:

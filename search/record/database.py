@@ -1,7 +1,8 @@
 """A database that MLflow opens by itself: checked, made by one process, and then left to MLflow.
 
 MLflow runs all migrations of its schema in a database that it opens, and two processes that do so
-at once break it. A database that it cannot write it tries for 120 s.
+at once break it. It retries a database that it cannot write for 120 s. What must be known of
+MLflow's schema is in ``mlflow_schema``; without it, MLflow alone makes the database.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search.errors import InputError
+from search.record import mlflow_schema
 from search.record.server import unusable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 POSTGRESQL = ("postgresql:", "postgresql+")  # how its URIs begin
 # the advisory lock under which searches set up one PostgreSQL database in turn: "search"
 SETTING_UP = int.from_bytes(b"search", "big")
 
 LOCKED_S = 1.0  # for another process to finish writing
-STILL_S = 10.0  # nobody is making a file that was not written for so long
+STILL_S = 10.0  # a file that was not written for so long is not being made
 LONGEST_S = 60.0  # for others to finish: making a database takes seconds
 LOOK_EVERY_S = 0.2
 
@@ -58,11 +64,17 @@ def check_usable(uri: str) -> bool:
     return True
 
 
+def note(uri: str) -> str | None:
+    """Return what the user should know of this database and the installed version of MLflow."""
+    return mlflow_schema.note() if uri.startswith(("sqlite:", *POSTGRESQL)) else None
+
+
 @contextlib.contextmanager
 def alone(uri: str) -> Iterator[bool]:
     """While inside, keep other searches out of a PostgreSQL database; yield whether it has tables.
 
-    One that does not let us in raises here; MLflow would try it for 120 s.
+    One that refuses the connection raises here; MLflow would try it for 120 s. With a version of
+    MLflow whose schema is not known, tables are taken to exist.
     """
     if not uri.startswith(POSTGRESQL):
         yield True
@@ -71,12 +83,22 @@ def alone(uri: str) -> Iterator[bool]:
 
     with create_engine(uri, poolclass=NullPool).begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SETTING_UP})
-        has_tables = connection.execute(text("SELECT to_regclass('alembic_version')")).scalar()
-        yield has_tables is not None
+        yield not mlflow_schema.is_proven() or _has_tables(connection)
+
+
+def _has_tables(connection: Connection) -> bool:
+    from sqlalchemy import text
+
+    asked = text("SELECT to_regclass(:table)")
+    found = connection.execute(asked, {"table": mlflow_schema.REVISION_TABLE}).scalar()
+    return found is not None
 
 
 def make_whole(uri: str) -> None:
     """Make a sqlite database if it does not exist; wait if another process is making it.
+
+    With a version of MLflow whose schema is not known, only its folder is made: MLflow does the
+    rest when it opens the database.
 
     :raises InputError: its folder cannot be made or written.
     """
@@ -84,23 +106,20 @@ def make_whole(uri: str) -> None:
         return
     if not place.exists():
         try:
-            _make(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if mlflow_schema.is_proven():
+                _make(place)
         except OSError as error:
             raise unusable(uri, f"{error.filename}: {error.strerror}") from error
-    if _written_just_now(place):
+    if mlflow_schema.is_proven() and _written_just_now(place):
         _let_others_finish(place)
 
 
 def _make(place: Path) -> None:
     """Make a database aside, then put it in its place as a whole."""
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as ARTIFACTS
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".mlflow-") as folder:
         aside = Path(folder) / place.name
-        made = SqlAlchemyStore(f"sqlite:///{aside}", ARTIFACTS)  # type: ignore[no-untyped-call]
-        made.engine.dispose()
+        mlflow_schema.make(aside)
         # A link never replaces a file that exists by now. On a disk without links, MLflow makes it.
         with contextlib.suppress(OSError):
             os.link(aside, place)
@@ -111,9 +130,7 @@ def _let_others_finish(place: Path) -> None:
 
     A process that opens it meanwhile is told that it is out of date, or runs the same migrations.
     """
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    latest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    latest = mlflow_schema.latest_revision()
     until = time.monotonic() + LONGEST_S
     while _written_just_now(place) and _revision(place) != latest and time.monotonic() < until:
         time.sleep(LOOK_EVERY_S)
@@ -149,11 +166,9 @@ def _written_just_now(place: Path) -> bool:
 
 
 def _revision(place: Path) -> str | None:
-    """Return the revision of a database's schema; None if it has none yet."""
     with (
-        contextlib.suppress(sqlite3.Error),  # no such table, or it is locked
+        contextlib.suppress(sqlite3.Error),  # it cannot be opened at this moment
         contextlib.closing(_opened(place, "ro")) as database,
     ):
-        found = database.execute("SELECT version_num FROM alembic_version").fetchone()
-        return str(found[0]) if found else None
+        return mlflow_schema.revision(database)
     return None

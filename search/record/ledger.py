@@ -20,6 +20,7 @@ from search.record.store import Store
 from search.record.tags import (
     ALIAS,
     BEAT,
+    BEST_ITERATION,
     BEST_TRIAL,
     DIRECTION,
     DRIVER,
@@ -94,7 +95,7 @@ class LoggedSearch:
     status: str  # MLflow's
     started_ms: int
     params: Mapping[str, str]
-    options: Mapping[str, Any] | None  # None: it cannot be gone on with
+    options: Mapping[str, Any] | None  # None: it cannot be resumed
     metric: str  # empty: begun by a version that had one metric only
     direction: str
     driver: Driver | None
@@ -216,7 +217,7 @@ def _trial(run: Run, metric: Metric) -> LoggedTrial:
             params=json.loads(read_long_tag(tags, POINT) or "{}"),
             status=status,
             score=metrics.get(metric.name) if has_score else None,
-            best_iteration=int(metrics.get("best_iteration", 0)) if has_score else None,
+            best_iteration=int(metrics.get(BEST_ITERATION, 0)) if has_score else None,
             failure=tags.get(FAILURE, ""),
         ),
         rungs={int(r): score for r, score in json.loads(tags.get(RUNGS, "{}")).items()},
@@ -233,5 +234,5 @@ def _refit(run: Run, metric: Metric) -> LoggedRefit:
         alias=tags.get(ALIAS, ""),
         reason=tags.get(STANDING, ""),
         score=metrics[metric.name],
-        test_score=metrics.get(f"test-{metric.name}"),
+        test_score=metrics.get(metric.test),
     )

@@ -1,4 +1,4 @@
-"""What a search has done before this start: read from MLflow, and put in order there."""
+"""What a search has done before this start, as MLflow has it; and closing runs left open."""
 
 from __future__ import annotations
 
@@ -59,8 +59,7 @@ def read(store: Store, search: LoggedSearch, metric: Metric) -> PriorWork:
 def end_open_runs(store: Store, search: LoggedSearch) -> None:
     """End the runs that a dead driver left open, each with its true status.
 
-    A trial that runs again reopens its run. One that does not, because the search ends once more
-    or needs no more trials, must not stay open for ever.
+    A trial that runs again reopens its run. One that does not run again would stay open otherwise.
     """
     for run in Ledger(store).open_runs(search):
         if run.role == "refit":

@@ -14,11 +14,11 @@ from mlflow.exceptions import MlflowException
 from search.errors import InputError, SearchError, TakenOver
 from search.record import provenance
 from search.record.driver import Driver, Heartbeat
-from search.record.failures import Unwritable, is_outage, refusal
 from search.record.journal import Journal
 from search.record.ledger import LoggedSearch
 from search.record.run_metadata import RunMetadata
 from search.record.store import Deferred, Store, now_ms
+from search.record.store_errors import Unwritable, is_outage, refusal
 from search.record.tags import (
     BEAT,
     DIRECTION,
@@ -128,7 +128,7 @@ class ParentRun:
             yield Drive(search.run_id, journal)
 
     def _created(self, tags: Mapping[str, str]) -> str:
-        """Make the run; a server that lets us read but not write says so here."""
+        """Make the run; a server that allows reading but not writing says so here."""
         try:
             return self.store.create(self.description.name, tags, now_ms())
         except MlflowException as error:

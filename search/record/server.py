@@ -1,12 +1,12 @@
-"""Is there a tracking server at all? Asked before anything heavy is imported."""
+"""Checks that a tracking server answers, before anything heavy is imported."""
 
 from __future__ import annotations
 
 import os
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from search.errors import InputError
-from search.values.uri import without_credentials
+from search.values.uri import user_apart, without_credentials
 
 ANSWER_TIMEOUT_S = 6.0
 
@@ -18,7 +18,7 @@ PROXY_REFUSALS = (407, 502, 503, 504)
 
 # what to do about a server's refusal, by its HTTP status
 HINTS = {
-    401: f"set {USER} and {PASSWORD} to a user and a password that it knows",
+    401: f"set {USER} and {PASSWORD} to those of one of its users",
     403: "ask whoever runs it to grant what a search needs: docs/tracking-server.md",
 }
 
@@ -42,7 +42,7 @@ def disable_telemetry() -> None:
 
 
 def bypass_proxy_on_loopback(tracking_uri: str) -> None:
-    """Have no proxy asked for a server on this machine, which a proxy cannot reach."""
+    """Bypass the proxy for a server on this machine, which a proxy cannot reach."""
     host = _host(tracking_uri)
     if not _is_loopback(host):
         return
@@ -114,11 +114,8 @@ def credentials_apart(uri: str) -> tuple[str, dict[str, str]]:
     """
     if not uri.lower().startswith(("http://", "https://")):
         return uri, {}
-    parts = urlsplit(uri)
-    if parts.username is None:
-        return uri, {}
-    credentials = {USER: unquote(parts.username), PASSWORD: unquote(parts.password or "")}
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), credentials
+    bare, user, password = user_apart(uri)
+    return (uri, {}) if user is None else (bare, {USER: user, PASSWORD: password})
 
 
 def _proxy(uri: str) -> str | None:

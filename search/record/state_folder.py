@@ -28,7 +28,7 @@ def own_folder(state_dir: Path, name: str) -> Iterator[Path]:
     :raises InputError: it cannot be made.
     """
     try:
-        # A folder that exists keeps its mode: it may hold more than ours.
+        # A folder that exists keeps its mode: it may hold other files.
         state_dir.parent.mkdir(parents=True, exist_ok=True)
         state_dir.mkdir(mode=0o700, exist_ok=True)
         folder, lock = _locked_folder(state_dir, _file_name(name))

@@ -20,8 +20,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from search.errors import Interrupted, TakenOver
-from search.record.failures import Unwritable, first_line
-from search.record.retries import Patience
+from search.record.request_retries import Patience
+from search.record.store_errors import Unwritable, first_line
 from search.record.tags import ROLE
 from search.values.data import DataDescription
 

@@ -1,4 +1,7 @@
-"""The names under which a search's state is kept in MLflow. Older searches rely on them."""
+"""The names under which a search's state is kept in MLflow. Older searches rely on them.
+
+Those that depend on the metric are properties of :class:`search.values.metric.Metric`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,19 @@ SUPERSEDED = "search.superseded"  # of a refit: the run that replaces it
 VERSION = "search.version"  # of the registered model
 ALIAS = "search.alias"
 STANDING = "search.standing"  # why the version has its alias
+TRACEBACK = "search.traceback"  # the end of it, if it cannot be an artifact
 COMMIT = "mlflow.source.git.commit"
+
+# a tag of a registered version
+SEARCH = "search"  # the name of the search that made it
+
+# params of the parent run; the first is a tag of a version, too
+DATA_DIGEST = "data.digest"  # of the rows that were trained and scored on
+SPACE_DIGEST = "space.digest"
+
+# metrics of a trial's run
+BEST_ITERATION = "best_iteration"  # the 0-based round of its score
+FIT_SECONDS = "fit_seconds"  # of a trial
 
 # MLflow's status of a trial's run, by the trial's
 RUN_STATUS = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
+from search.record import tags
 from search.record.store import now_ms
 from search.values.events import Ended, Event, Progressed, Started
 from search.values.metric import Metric
@@ -161,7 +162,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
 
     def _figures(self, report: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics of a trial's run, by their names in MLflow."""
-        names = {SCORE: self._metric.name, FIT_SECONDS: "fit_seconds"}
+        names = {SCORE: self._metric.name, FIT_SECONDS: tags.FIT_SECONDS}
         if self._has_rounds:
-            names[BEST_ITERATION] = "best_iteration"
+            names[BEST_ITERATION] = tags.BEST_ITERATION
         return {name: float(report[key]) for key, name in names.items() if key in report}

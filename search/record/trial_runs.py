@@ -17,6 +17,7 @@ from search.record.tags import (
     RUN_STATUS,
     RUNGS,
     STATUS,
+    TRACEBACK,
     TRIAL_ID,
     long_tag,
 )
@@ -98,7 +99,7 @@ class TrialRuns:
         """Write a failure's traceback: as an artifact or, shortened, as a tag."""
         text = event.traceback or event.failure
         if as_tag:
-            self.store.describe(run_id, tags={"search.traceback": text[-LONGEST_TRACEBACK_TAG:]})
+            self.store.describe(run_id, tags={TRACEBACK: text[-LONGEST_TRACEBACK_TAG:]})
         else:
             self.store.write_text(run_id, text, "traceback.txt")
 

@@ -17,9 +17,9 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from search.errors import Interrupted, SearchError
-from search.record.failures import Unwritable, first_line, is_outage
 from search.record.journal import Journal
-from search.record.retries import RETRY_AFTER_S
+from search.record.request_retries import RETRY_AFTER_S
+from search.record.store_errors import Unwritable, first_line, is_outage
 from search.values.events import Ended, Event, Progressed, Started
 
 DRAIN_S = 120.0  # at the end of a search, for a server that does not answer
@@ -77,7 +77,7 @@ class Writer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Send what is left; wait for a server that is away, but not for ever.
+        """Send what is left; wait for a server that is away, up to :data:`DRAIN_S`.
 
         :raises SearchError: the server did not take all of it; the journal holds the rest.
         :raises Interrupted: the same, if the user has ended the search.
@@ -95,7 +95,9 @@ class Writer:
                 self._give_up_at = min(self._give_up_at, time.monotonic() + HURRIED_S)
             self._thread.join(0.1)
         if self.waiting and not hooks.abandoned():
-            reason = first_line(self._obstacle) if self._obstacle else "it was not waited for"
+            reason = (
+                first_line(self._obstacle) if self._obstacle else "the search did not wait for it"
+            )
             kind = Interrupted if hooks.interrupted() or hooks.hurried() else SearchError
             raise kind(
                 f"{self.waiting} events of the trials are not in the tracking store yet ({reason})"

@@ -1,7 +1,7 @@
 """The process that makes the writer's calls to MLflow.
 
 The calls hold the interpreter's lock for most of their time, some 36 ms a trial with sqlite, and
-Tune's loop needs it: in one process they would take turns (docs/decisions/0006-slots.md).
+Tune's loop needs it: in one process each would wait for the other (docs/decisions/0006-slots.md).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from search.record.failures import first_line
 from search.record.store import Store
+from search.record.store_errors import first_line
 from search.record.trial_runs import TrialRuns
 
 END_S = 2.0  # for the process to end by itself
@@ -60,7 +60,7 @@ class WriterProcess:
                     self._serves = runs
                 self._send(name, args)
             except BrokenPipeError:
-                # the process was killed; the call is made here, at its price
+                # the process was killed; make the call here, which slows the search down
                 return getattr(runs, name)(*args)
             return self._answer()
 

@@ -1,4 +1,4 @@
-"""How a point is chosen: one protocol, and the algorithms of hyperopt behind it."""
+"""The algorithms that draw one point: one protocol, and those of hyperopt behind it."""
 
 from __future__ import annotations
 

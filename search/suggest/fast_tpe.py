@@ -9,6 +9,7 @@ uses ``tpe.suggest`` itself, which costs more as trials add up.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,23 @@ PRIOR_WEIGHT = 1.0
 CANDIDATES = 24
 GAMMA = 0.25
 MOST_GOOD = 25
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Normal distributions, or the logarithms of lognormal ones."""
+
+    weights: NDArray[np.float64]  # [components]
+    mus: NDArray[np.float64]  # [components]
+    sigmas: NDArray[np.float64]  # [components]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Between which values a parameter lies; None: no bound."""
+
+    low: Any
+    high: Any
 
 
 class FastTPE:
@@ -99,8 +117,8 @@ def wide_GMM1_lpdf(
     """Return what ``GMM1_lpdf`` does, for rounded samples all components at once."""
     if q is None or not np.size(samples):
         return GMM1_lpdf(samples, weights, mus, sigmas, low, high, q)
-    mass = _mass(normal_cdf, samples, q, (low, high), weights, mus, sigmas)
-    return mass - np.log(_accepted(weights, mus, sigmas, low, high))
+    mixture, bounds = Mixture(weights, mus, sigmas), Bounds(low, high)
+    return _mass(normal_cdf, samples, q, bounds, mixture) - np.log(_accepted(mixture, bounds))
 
 
 @scope.define  # type: ignore[untyped-decorator]
@@ -116,26 +134,30 @@ def wide_LGMM1_lpdf(
     """Return what ``LGMM1_lpdf`` does, for rounded samples all components at once."""
     if q is None or not np.size(samples):
         return LGMM1_lpdf(samples, weights, mus, sigmas, low, high, q)
-    ends = (0.0 if low is None else np.exp(low), None if high is None else np.exp(high))
-    mass = _mass(lognormal_cdf, samples, q, ends, weights, mus, sigmas)
-    return mass - np.log(_accepted(weights, mus, sigmas, low, high))
+    mixture, bounds = Mixture(weights, mus, sigmas), Bounds(low, high)
+    ends = Bounds(0.0 if low is None else np.exp(low), None if high is None else np.exp(high))
+    return _mass(lognormal_cdf, samples, q, ends, mixture) - np.log(_accepted(mixture, bounds))
 
 
-def _accepted(weights: Any, mus: Any, sigmas: Any, low: Any, high: Any) -> Any:
-    if low is None and high is None:
+def _accepted(mixture: Mixture, bounds: Bounds) -> Any:
+    """Return the mass of the mixture within ``bounds``."""
+    if bounds.low is None and bounds.high is None:
         return 1
-    return np.sum(weights * (normal_cdf(high, mus, sigmas) - normal_cdf(low, mus, sigmas)))
+    below_high = normal_cdf(bounds.high, mixture.mus, mixture.sigmas)
+    return np.sum(
+        mixture.weights * (below_high - normal_cdf(bounds.low, mixture.mus, mixture.sigmas))
+    )
 
 
-def _mass(
-    cdf: Any, samples: Any, q: Any, ends: tuple[Any, Any], weights: Any, mus: Any, sigmas: Any
-) -> Any:
-    """Return [samples]: the log of the mixture's mass that rounds to each, within ``ends``."""
+def _mass(cdf: Any, samples: Any, q: Any, bounds: Bounds, mixture: Mixture) -> Any:
+    """Return [samples]: the log of the mixture's mass that rounds to each, within ``bounds``."""
     distinct, each = np.unique(np.asarray(samples), return_inverse=True)
-    low, high = ends
+    low, high = bounds.low, bounds.high
     above = distinct + q / 2 if high is None else np.minimum(distinct + q / 2, high)
     below = distinct - q / 2 if low is None else np.maximum(distinct - q / 2, low)
-    weights, mus, sigmas = (np.asarray(part)[:, None] for part in (weights, mus, sigmas))
+    weights, mus, sigmas = (
+        np.asarray(part)[:, None] for part in (mixture.weights, mixture.mus, mixture.sigmas)
+    )
     parts = weights * cdf(above[None, :], mus, sigmas)
     parts -= weights * cdf(below[None, :], mus, sigmas)
     return np.log(np.add.reduce(parts, axis=0))[each]  # one by one, as hyperopt adds them

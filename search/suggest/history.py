@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search.values.metric import worst_loss
+
 Labels = Mapping[str, Any]  # a value for each label that is active in a point
 
 
@@ -47,7 +49,7 @@ class History:
         self._numbers = Column()  # ascending
         self._losses = Column(np.float64)  # of failures: NaN
         self._values = {label: (Column(), Column()) for label in labels}  # numbers, values
-        self._worst = -math.inf
+        self._worst: float | None = None  # of the finite losses
         self.finished = 0  # failures among them
 
     @property
@@ -69,8 +71,7 @@ class History:
     def end(self, number: int, loss: float) -> None:
         """Add a trial's loss; one that is not a finite number is a failure."""
         self.finished += 1
-        if math.isfinite(loss):
-            self._worst = max(self._worst, loss)
+        self._worst = worst_loss([loss] if self._worst is None else [loss, self._worst])
         place = np.searchsorted(self.numbers, number)
         self._losses.values[place] = loss if math.isfinite(loss) else math.nan
 
@@ -79,7 +80,7 @@ class History:
         """Each trial's loss, by number: infinite while it runs, the worst seen if it failed."""
         losses = self._losses.values
         # without any loss yet all failures are equal, so any number will do
-        worst = self._worst if self._worst > -math.inf else 0.0
+        worst = 0.0 if self._worst is None else self._worst
         return np.where(np.isnan(losses), worst, losses)
 
     @property

@@ -23,7 +23,6 @@ from search.values.report import SCORE
 from search.values.trial import PastTrial, Point, Proposal, trial_id
 
 RANDOM_POINTS = 20  # finished trials before TPE models anything; hyperopt's own number
-TUNE_MODE = {"minimize": "min", "maximize": "max"}
 
 
 class TPESearch(HyperOptSearch):  # type: ignore[misc]
@@ -55,19 +54,24 @@ class TPESearch(HyperOptSearch):  # type: ignore[misc]
 
         :raises InputError: a point is not in the space.
         """
-        super().__init__(metric=SCORE, mode=TUNE_MODE[metric.direction], random_state_seed=seed)
+        super().__init__(metric=SCORE, mode=metric.mode, random_state_seed=seed)
         self._search_space, self._loss = space, metric.loss
         self._seed = seed
-        self._space = space.root
         self._first = [space.labels_of(point) for point in first]
         self._again = deque((int(each.trial_id), space.labels_of(each.params)) for each in again)
         self._number_of: dict[str, int] = {}  # Tune's trial id -> ours
         self._lowest = 1  # no lower number is free
-        self.domain = Domain(lambda point: point, space.root)
-        self._random, self._tpe = RandomPoints(self.domain), tpe(self.domain)
-        self._history = History(self.domain.params)
+        domain = Domain(lambda point: point, space.root)
+        self._random, self._tpe = RandomPoints(domain), tpe(domain)
+        self._history = History(domain.params)
         self._remember(list(past))
         self._taken = {*self._history.numbers, *(number for number, _ in self._again)}
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Refuse another space or metric: both are given when the searcher is made."""
+        return False
 
     def suggest(self, tune_trial_id: str) -> dict[str, Any] | None:
         """Return the next :class:`Proposal`, as Tune's config."""

@@ -2,7 +2,9 @@
 
 A space is a dictionary in hyperopt's terms. A point is what the space evaluates to: plain names
 and values, nested where the space is. hyperopt works with *labels*, one value for each drawn
-parameter; :meth:`Space.labels_of` converts a point back to them.
+parameter; :meth:`Space.labels_of` converts a point back to them. hyperopt has no public way to do
+that, so it is read from the expression's nodes, whose names and arguments are those of hyperopt
+0.2.7 and 0.3.0. A node that is not known here is refused with its name.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from search.suggest.space import Space
 from search.values.data import DataDescription
+from search.values.fitted_with import NOTHING, FittedWith
 from search.values.metric import Metric
 from search.values.model import Fitted, Judgement, Package
 from search.values.trial import Point
@@ -26,7 +27,7 @@ class Task(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of task: "taxi", "table", "objective"."""
+        """The kind of task: its name in :mod:`search.tasks.kinds`."""
 
     @property
     def model(self) -> str:
@@ -70,6 +71,7 @@ class Prepared:
     params: Mapping[str, str] = field(default_factory=dict)  # of every run
     tags: Mapping[str, str] = field(default_factory=dict)  # of every run
     summary: Mapping[str, Any] | None = None  # the key `data` of the JSON
+    fitted_with: FittedWith = NOTHING  # what else a score depends on
 
 
 class Trial(Protocol):
@@ -89,7 +91,7 @@ class Refit(Protocol):
 
     @property
     def flavor(self) -> str:
-        """The module of MLflow that saves the model: "xgboost", "sklearn", ..."""
+        """The module of MLflow that saves the model: "sklearn", "pytorch", ..."""
 
     @property
     def fit(self) -> Callable[[Point, int, Any], Fitted]:

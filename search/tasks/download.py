@@ -23,7 +23,7 @@ TIMEOUT_S = 10.0  # for the connection and for each read
 
 
 class OutOfReach(InputError):
-    """Nothing answered at the URL, or not with the file."""
+    """The URL cannot be reached, or does not return the file."""
 
 
 def file_name(url: str) -> str:
@@ -35,7 +35,7 @@ def file_name(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
         host = parts.hostname
     except ValueError as error:
-        raise InputError(f"not a URL: {error}; name one as https://host/file.parquet") from error
+        raise InputError(f"not a URL: {error}; name one as https://host/file.csv") from error
     if parts.scheme not in ("http", "https"):
         raise InputError(
             f"{without_credentials(url)}: cannot read {parts.scheme}://; use http, https or a file"
@@ -43,7 +43,7 @@ def file_name(url: str) -> str:
     name = PurePosixPath(urllib.parse.unquote(parts.path)).name
     if not host or not re.fullmatch(r"[\w][\w.=+-]{0,150}", name):
         raise InputError(
-            f"{without_credentials(url)}: names no file; name one as https://host/file.parquet"
+            f"{without_credentials(url)}: names no file; name one as https://host/file.csv"
         )
     # Two addresses may end in the same name.
     mark = hashlib.sha256(url.encode()).hexdigest()[:8]

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from search.values.fitted_with import NOTHING, FittedWith
+
 if TYPE_CHECKING:
     from search.tasks.base import Task
 
-Values = Mapping[str, Any]  # option values by argparse's names: train_data, trainable, ...
+Values = Mapping[str, Any]  # option values by argparse's names: train_data, set, ...
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Option:
     spec: Mapping[str, Any]  # what argparse's add_argument takes
     read: Callable[[Any], Any] = field(default=lambda value: value)  # from argparse or JSON
     kept: Callable[[Any], Any] = field(default=lambda value: value)  # its form in JSON
+    may_differ: bool = False  # on --resume: it changes no trial
 
     @property
     def name(self) -> str:
@@ -52,6 +55,7 @@ class Kind:
     stem: Callable[[Values], str]  # what the name of a search without --name begins with
     check: Callable[[Values], None]  # raises InputError where options contradict each other
     open: Callable[[Request], Task]  # raises InputError; imports what is heavy
+    fitted_with: FittedWith = NOTHING  # what every task of this kind depends on
 
 
 # where each kind lives, the default one first

@@ -1,4 +1,5 @@
-"""What the rooms exchange: metric, trials and their outcomes, events, reports, data.
+"""What the rooms exchange: metric, trials and outcomes, events, reports, data, models, URIs.
 
-Plain frozen values with no behaviour beyond themselves. May import: the standard library, numpy.
+Plain frozen values, and pure functions of them: comparing scores, choosing the best trial, JSON of
+an event, removing credentials. May import: the standard library, numpy, and each other.
 """

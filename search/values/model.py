@@ -1,4 +1,4 @@
-"""A model on its way from the worker that fitted it to the registry."""
+"""A model between the worker that fits it and the registry: fitted, packaged, judged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CHECKED_ROWS = 10_000  # enough to find a difference; XGBoost takes 145 ns a row and tree
+CHECKED_ROWS = 10_000  # enough to find a difference, few enough to take seconds
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Served:
-    """One model that takes rows as a user has them, preprocessor and all."""
+    """One model that takes rows as a user has them: preprocessor included."""
 
     name: str  # of the logged model
     code: str  # path of the file that MLflow keeps and runs ("models from code")
@@ -36,7 +36,7 @@ class Served:
 class Package:
     """What a refit leaves in MLflow."""
 
-    flavor: str  # the module of MLflow that saves the model: "xgboost", "sklearn", ...
+    flavor: str  # the module of MLflow that saves the model: "sklearn", "pytorch", ...
     model: Any  # the object that the flavour saves
     files: Mapping[str, bytes] = field(default_factory=dict)  # artifact path -> content
     served: Served | None = None
@@ -44,7 +44,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a logged model, loaded again, is worth."""
+    """The predictions and scores of a logged model after it was loaded again."""
 
     predicted: NDArray[np.float64]  # [validation rows]
     score: float
@@ -52,5 +52,5 @@ class Judgement:
 
 
 def checked(rows: int) -> slice:
-    """Return which of ``rows`` rows a model is asked again after each step of its way."""
+    """Return which of ``rows`` rows are predicted again after each step, to be compared."""
     return slice(None, None, max(1, rows // CHECKED_ROWS))

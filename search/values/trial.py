@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +49,25 @@ class Outcome:
     failure: str  # the last line of the error; empty if it did not fail
 
 
+@dataclass(frozen=True)
+class ScoredOutcome(Outcome):
+    """An outcome with a score, which is a finite number."""
+
+    score: float
+
+
 def trial_id(number: int) -> str:
     """Return the id of a search's ``number``-th trial, from 1."""
     return f"{number:04d}"
 
 
-def best(outcomes: Sequence[Outcome], metric: Metric) -> Outcome | None:
-    """Return the trial with the best score, the first of equals; None if no trial has a score."""
-    scored = [(metric.loss(o.score), int(o.trial_id), o) for o in outcomes if o.score is not None]
-    return min(scored, key=lambda each: each[:2])[2] if scored else None
+def best(outcomes: Sequence[Outcome], metric: Metric) -> ScoredOutcome | None:
+    """Return the trial with the best score, of equals that with the lowest number.
+
+    None if no trial has a finite score.
+    """
+    numbered = sorted(outcomes, key=lambda outcome: int(outcome.trial_id))
+    scores = [math.nan if outcome.score is None else outcome.score for outcome in numbered]
+    if (place := metric.best_index(scores)) is None:
+        return None
+    return ScoredOutcome(**{**vars(numbered[place]), "score": scores[place]})

@@ -26,7 +26,7 @@ from search.options.settings import Settings
 from search.present.progress import Display
 from search.suggest.searcher import TPESearch
 from search.tasks.green_taxi import features, months
-from search.tasks.green_taxi.reading import COLUMNS
+from search.tasks.green_taxi.typed_columns import COLUMNS
 
 any_input = settings(
     max_examples=200,

@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 PROGRAM = """
+import atexit
 import sys
 from search.run import main
-code = main(["--trainable", "none", "--state-dir", sys.argv[1]])
-if "mlflow" in sys.modules:
-    from mlflow.telemetry.utils import is_telemetry_disabled
-    print(code, is_telemetry_disabled())
+
+def tell():
+    if "mlflow" in sys.modules:
+        from mlflow.telemetry.utils import is_telemetry_disabled
+        print(is_telemetry_disabled(), flush=True)
+
+atexit.register(tell)
+sys.exit(main(["--trainable", "none", "--state-dir", sys.argv[1]]))
 """
 
 
@@ -33,4 +38,4 @@ def test_telemetry_of_mlflow_is_off(tmp_path: Path) -> None:
         env={**environment, "PYTHONPATH": str(top)},
         cwd=tmp_path,
     )
-    assert result.stdout.split() == ["2", "True"], result.stderr
+    assert (result.returncode, result.stdout.split()) == (2, ["True"]), result.stderr

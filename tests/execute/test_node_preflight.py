@@ -11,6 +11,7 @@ from search.errors import InputError
 from search.execute import node_preflight
 from search.execute.node_preflight import Preflight
 from search.execute.node_probe import NONE, Answer, Node, NodeInfo, Unloadable
+from search.values.fitted_with import FittedWith
 
 HERE = NodeInfo(
     python="3.12.1",
@@ -54,6 +55,16 @@ def test_difference_that_changes_trials_is_refused(
     assert all(word in line for word in words)
     with pytest.raises(InputError, match=r"10\.0\.0\.2 would differ"):
         result.check()
+
+
+def test_package_that_the_task_is_fitted_with_is_refused() -> None:
+    """Of another package a difference is reported only."""
+    here = dataclasses.replace(HERE, packages={**HERE.packages, "xgboost": "3.2.0"})
+    there = dataclasses.replace(HERE, packages={**HERE.packages, "xgboost": "3.1.0"})
+    answers = {"a": Answer(here, 0.0), "b": Answer(there, 0.0)}
+    Preflight(here, NODES, answers).check()
+    with pytest.raises(InputError, match=r"10\.0\.0\.2 would differ"):
+        Preflight(here, NODES, answers, FittedWith(packages=("xgboost",))).check()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from search.model import registry
-from search.model.registry import DIGEST, GIVEN_UP, WAITING, Candidate, Registry, standing
+from search.model.registry import GIVEN_UP, WAITING, Candidate, Registry, standing
 from search.record.connection import connect
 from search.record.store import Score, Store
 from search.record.tags import ROLE, STANDING
@@ -166,7 +166,7 @@ class TestRegister:
         """A later search decides by the digest whether it can compare the recorded scores."""
         version = register(store, 6.5, digest="abc").version
         tags = store.client.get_model_version(MODEL, version).tags
-        assert (tags[DIGEST], tags["search"]) == ("abc", "s1")
+        assert (tags["data.digest"], tags["search"]) == ("abc", "s1")
 
     def test_model_of_made_up_data_is_never_champion(self, store: Store) -> None:
         """Neither the first version nor a better one; the reason names the sample."""

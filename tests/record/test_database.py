@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import InputError
-from search.record import database
+from search.record import database, mlflow_schema
 from search.record.connection import answers, connect
 
 NewStore = Callable[[Path], str]
@@ -178,3 +178,42 @@ def test_absent_postgresql_is_refused_at_once(ask: Callable[[str], object]) -> N
     with pytest.raises(InputError, match=r"127\.0\.0\.1\S* cannot be used") as error:
         ask("postgresql://me:secret@127.0.0.1:1/mlflow")
     assert "secret" not in str(error.value)
+
+
+def test_installed_version_of_mlflow_is_a_proven_one() -> None:
+    """The tests above prove it, with the lowest version and with the pinned one."""
+    assert mlflow_schema.is_proven()
+    assert mlflow_schema.note() is None
+
+
+@pytest.mark.parametrize(
+    ("version", "is_proven"),
+    [
+        ("3.8.1", False),
+        ("3.9.0", True),
+        ("3.9.0rc0", True),
+        ("3.17.2", True),
+        ("3.18.0", False),
+        ("4.0.0.dev0", False),
+    ],
+)
+def test_private_parts_of_other_versions_are_not_used(
+    version: str, is_proven: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have changed. The user is told once."""
+    monkeypatch.setattr("importlib.metadata.version", lambda _: version)
+    assert mlflow_schema.is_proven() is is_proven
+    assert (version in (mlflow_schema.note() or "")) is not is_proven
+
+
+def test_mlflow_of_another_version_makes_the_database_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search works, and uses none of the private parts."""
+    monkeypatch.setattr(mlflow_schema, "PROVEN", ((2, 0), (2, 1)))
+    for name in ("make", "latest_revision", "revision"):
+        monkeypatch.setattr(mlflow_schema, name, pytest.fail)
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    assert not answers(uri)
+    assert connect(uri, "taxis").experiment_id
+    assert answers(uri)

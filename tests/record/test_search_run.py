@@ -16,7 +16,6 @@ from mlflow.protos import databricks_pb2 as codes
 
 from search.errors import InputError, SearchError
 from search.record.connection import connect
-from search.record.failures import Unwritable
 from search.record.ledger import Ledger, LoggedSearch
 from search.record.run_metadata import RunMetadata
 from search.record.search_run import (
@@ -26,6 +25,7 @@ from search.record.search_run import (
     state_dir_of,
 )
 from search.record.store import Store
+from search.record.store_errors import Unwritable
 from search.values.data import DataDescription
 from search.values.events import Started
 from search.values.metric import Metric

@@ -15,11 +15,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
 from search.errors import InputError, Interrupted, SearchError, TakenOver
-from search.record import retries
+from search.record import request_retries
 from search.record import store as store_module
 from search.record.connection import connect
-from search.record.failures import Unwritable
 from search.record.store import CLIENT_RETRIES, LONGEST_PARAM, Score, Store
+from search.record.store_errors import Unwritable
 from search.record.tags import ROLE
 from search.values.data import DataDescription
 
@@ -40,7 +40,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "RETRY_AFTER_S", (0.001, 0.002, 0.003))
+    monkeypatch.setattr(request_retries, "RETRY_AFTER_S", (0.001, 0.002, 0.003))
     monkeypatch.setattr(store_module, "RETRY_ARTIFACT_AFTER_S", (0.001, 0.002))
 
 

@@ -18,6 +18,17 @@ from search.record.tags import long_tag, read_long_tag
 NewStore = Callable[[Path], str]
 
 
+@pytest.mark.parametrize(
+    "name", ["DATA_DIGEST", "SPACE_DIGEST", "TRACEBACK", "COMMIT", "STANDING", "BEST_TRIAL"]
+)
+def test_persisted_name_is_spelled_in_one_place(name: str) -> None:
+    """Whoever changes it sees what else relies on it."""
+    here = Path(tags_module.__file__)
+    text = f'"{getattr(tags_module, name)}"'
+    files = [file for file in here.parents[1].rglob("*.py") if text in file.read_text()]
+    assert files == [here]
+
+
 @settings(
     deadline=None,
     database=None,

@@ -250,6 +250,7 @@ class TestResumed:
         tracker.log_trial_start(trial(2))
         tracker.log_trial_result(1, trial(2), report(0, fresh, final=True))
         tracker.log_trial_end(trial(2))
-        assert tracker.best == before[0]
+        assert tracker.best is not None
+        assert vars(tracker.best) == vars(before[0])
         assert [outcome.trial_id for outcome in tracker.outcomes] == ["0001", "0002"]
         assert [outcome.trial_id for outcome in tracker.fresh] == ["0002"]

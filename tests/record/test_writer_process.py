@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from search.record.connection import connect
-from search.record.failures import is_outage
 from search.record.run_metadata import RunMetadata
 from search.record.store import Store
+from search.record.store_errors import is_outage
 from search.record.trial_runs import SearchRuns, TrialRuns
 from search.record.writer_process import WriterProcess, _portable
 from search.values.data import DataDescription

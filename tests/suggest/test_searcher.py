@@ -305,6 +305,12 @@ class TestPastTrials:
             cold.append(min(map(bowl, run(search(toy(), seed), bowl, 10))))
         assert np.mean(warm) < np.mean(cold) / 2
 
+    def test_tune_cannot_give_it_another_space(self) -> None:
+        """Tune asks each searcher to take the space and metric of `tune.run`."""
+        searcher = TPESearch(toy(), MINIMIZED, seed=1)
+        assert not searcher.set_search_properties("other", "max", {"y": 1})
+        assert (searcher.metric, searcher.mode) == ("score", "min")
+
     def test_point_outside_the_space_is_refused(self) -> None:
         """A trial of another space says nothing about this one."""
         with pytest.raises(InputError, match="x"):

@@ -219,7 +219,7 @@ class TestUnknownVersions:
         assert trial_outcomes(stock.folder) == before
 
     def test_user_is_told_once(self, stock: Result) -> None:
-        """One line for Ray, one for hyperopt."""
+        """One line for each library."""
         notes = [line for line in stock.stderr_lines if line.startswith("note: this")]
-        assert ["Ray" in notes[0], "hyperopt" in notes[1]] == [True, True]
-        assert len(notes) == 2
+        libraries = ("MLflow", "Ray", "hyperopt")
+        assert [name in note for name, note in zip(libraries, notes, strict=True)] == [True] * 3

@@ -3,7 +3,7 @@
 No data, no model, a metric that is maximised. ``python -m toy OPTIONS`` searches it as
 ``python -m search.run OPTIONS`` searches taxis. The environment says how it behaves:
 ``TOY_FAIL_BELOW=X`` has trials with ``x < X`` raise, ``TOY_SECONDS=S`` lets a round take S seconds,
-``TOY_STOCK=1`` takes all versions of Ray and hyperopt for unknown.
+``TOY_STOCK=1`` takes all versions of Ray, hyperopt and MLflow for unknown.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hyperopt import hp
 
 from search import run
 from search.execute import stock_tune
+from search.record import mlflow_schema
 from search.suggest import algorithms
 from search.suggest.space import Space
 from search.tasks import kinds
@@ -97,4 +98,5 @@ if __name__ == "__main__":
     if os.environ.get("TOY_STOCK"):  # as with versions of libraries that nobody has tested
         stock_tune.CONTROLLER_PROVEN = ((0, 0), (0, 0))
         algorithms.PROVEN = ("0", "0")
+        mlflow_schema.PROVEN = ((0, 0), (0, 0))
     sys.exit(run.main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from hyperopt.pyll import as_apply
 from hyperopt.pyll.stochastic import sample
 
 import trainables
-from search.tasks.green_taxi import features, trips
+from search.tasks.green_taxi import features, usable_trips
 from trainables import columns
 from trainables.dataset import Dataset
 from trainables.xgboost_ import OBJECTIVE
@@ -31,7 +31,7 @@ PUBLISHED = {
 def data() -> Dataset:
     if not all(month.is_file() for month in MONTHS):
         pytest.skip(f"needs the real trips in {REAL}")
-    train, valid = (trips.read([month]) for month in MONTHS)
+    train, valid = (usable_trips.read([month]) for month in MONTHS)
     return features.prepare(train, valid).dataset
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from search.values.metric import Metric
+from search.values.metric import Metric, is_among_best, worst_loss
 
 no_deadline = settings(deadline=None, database=None)  # the machine may be busy
 MINIMIZED = Metric("rmse", "minimize")
@@ -17,7 +17,6 @@ MAXIMIZED = Metric("roc-auc", "maximize")
 any_metric = st.sampled_from([MINIMIZED, MAXIMIZED])
 any_score = st.floats()  # NaN and both infinities among them
 number = st.floats(allow_nan=False)
-finite = st.floats(allow_nan=False, allow_infinity=False)
 # a few values, so that equal scores occur often
 few = st.sampled_from([0.0, -0.0, 1.0, 2.0, -1.0, math.inf, -math.inf, math.nan])
 any_scores = st.lists(any_score | few, max_size=20)
@@ -72,55 +71,53 @@ class TestBetter:
         assert metric.better(score, math.nan)
 
 
-class TestWorst:
-    def test_worst_score_is_the_infinity_of_the_direction(self) -> None:
-        assert (MINIMIZED.worst, MAXIMIZED.worst) == (math.inf, -math.inf)
+class TestBeats:
+    @no_deadline
+    @given(any_metric, any_score, number)
+    def test_better_score_beats_a_champion(
+        self, metric: Metric, score: float, champion: float
+    ) -> None:
+        assert metric.beats(score, champion) == metric.better(score, champion)
 
+    @no_deadline
+    @given(any_metric, any_score)
+    def test_champion_without_a_number_stays(self, metric: Metric, score: float) -> None:
+        """It was made for other rows."""
+        assert not metric.beats(score, math.nan)
+
+
+class TestSame:
     @no_deadline
     @given(any_metric, number)
-    def test_worst_score_is_better_than_no_number(self, metric: Metric, score: float) -> None:
-        assert not metric.better(metric.worst, score)
+    def test_score_is_the_same_as_itself(self, metric: Metric, score: float) -> None:
+        """Whatever its size."""
+        assert metric.same(score, score)
 
     @no_deadline
-    @given(any_metric, finite)
-    def test_every_finite_score_is_better_than_the_worst(
-        self, metric: Metric, score: float
-    ) -> None:
-        assert metric.better(score, metric.worst)
-
-
-class TestBest:
-    @no_deadline
-    @given(any_metric, any_scores)
-    def test_no_score_is_better_than_the_best(self, metric: Metric, scores: list[float]) -> None:
-        best = metric.best(scores)
-        assert not any(metric.better(score, best) for score in scores)
+    @given(any_metric, any_score, any_score)
+    def test_order_does_not_matter(self, metric: Metric, one: float, other: float) -> None:
+        assert metric.same(one, other) == metric.same(other, one)
 
     @no_deadline
-    @given(any_metric, any_scores)
-    def test_best_is_one_of_the_scores(self, metric: Metric, scores: list[float]) -> None:
-        assume(any(not math.isnan(score) for score in scores))
-        assert metric.best(scores) in scores
+    @given(any_metric, any_score)
+    def test_nan_is_not_the_same_as_anything(self, metric: Metric, score: float) -> None:
+        assert not metric.same(score, math.nan)
 
-    @no_deadline
-    @given(any_metric, st.lists(st.just(math.nan), max_size=3))
-    def test_best_without_a_number_is_the_worst_score(
-        self, metric: Metric, scores: list[float]
-    ) -> None:
-        assert metric.best(scores) == metric.worst
-
-    @no_deadline
-    @given(any_metric, any_scores)
-    def test_nan_does_not_change_the_best(self, metric: Metric, scores: list[float]) -> None:
-        numbers = [score for score in scores if not math.isnan(score)]
-        assert metric.best(scores) == metric.best(numbers)
-
-    def test_infinities_are_scores(self) -> None:
-        scores = [math.inf, 3.0, -math.inf, math.nan]
-        assert (MINIMIZED.best(scores), MAXIMIZED.best(scores)) == (-math.inf, math.inf)
-
-    def test_scores_may_come_from_a_generator(self) -> None:
-        assert MAXIMIZED.best(score for score in (1.0, 3.0, 2.0)) == 3.0
+    @pytest.mark.parametrize(
+        ("one", "other", "is_same"),
+        [
+            (6.3000, 6.30009, True),
+            (6.3000, 6.30011, False),
+            (0.0, 0.00009, True),
+            (1_000_000.0, 1_000_009.0, True),  # the last digits of a sum depend on its order
+            (1_000_000.0, 1_000_011.0, False),
+            (-1_000_000.0, -1_000_009.0, True),
+            (5.0, -5.0, False),
+        ],
+    )
+    def test_tolerance_fits_any_magnitude(self, one: float, other: float, *, is_same: bool) -> None:
+        """1e-4, or 1e-5 of the score, whichever is larger."""
+        assert MINIMIZED.same(one, other) is is_same
 
 
 class TestBestIndex:
@@ -130,8 +127,18 @@ class TestBestIndex:
         self, metric: Metric, scores: list[float]
     ) -> None:
         assume(any(map(math.isfinite, scores)))
-        best = metric.best(filter(math.isfinite, scores))
+        best = (min if metric is MINIMIZED else max)(filter(math.isfinite, scores))
         assert metric.best_index(scores) == scores.index(best)
+
+    @no_deadline
+    @given(any_metric, any_scores)
+    def test_no_finite_score_is_better_than_the_best(
+        self, metric: Metric, scores: list[float]
+    ) -> None:
+        best = metric.best_index(scores)
+        assume(best is not None)
+        assert best is not None
+        assert not any(metric.better(s, scores[best]) for s in filter(math.isfinite, scores))
 
     @no_deadline
     @given(any_metric, st.lists(st.sampled_from([math.nan, math.inf, -math.inf]), max_size=4))
@@ -166,9 +173,41 @@ class TestLoss:
         assert math.isnan(metric.loss(math.nan))
 
     @no_deadline
-    @given(any_metric)
-    def test_worst_score_has_the_highest_loss(self, metric: Metric) -> None:
-        assert metric.loss(metric.worst) == math.inf
+    @given(any_metric, number)
+    def test_reward_is_the_negated_loss(self, metric: Metric, score: float) -> None:
+        assert metric.reward(score) == -metric.loss(score)
+
+    @pytest.mark.parametrize(
+        ("losses", "worst"),
+        [
+            ([], None),
+            ([math.nan, math.inf, -math.inf], None),
+            ([2.0, math.nan, 7.0, math.inf, -1.0], 7.0),
+        ],
+    )
+    def test_worst_loss_is_the_greatest_finite_one(
+        self, losses: list[float], worst: float | None
+    ) -> None:
+        assert worst_loss(losses) == worst
+
+
+class TestAmongBest:
+    @pytest.mark.parametrize(
+        ("reward", "rewards", "is_among"),
+        [
+            (3.0, [1.0, 2.0, 3.0, 4.0], True),
+            (2.5, [1.0, 2.0, 3.0, 4.0], True),
+            (2.4, [1.0, 2.0, 3.0, 4.0], False),
+            (0.0, [], True),
+            (1.0, [math.nan, 2.0], False),
+            (math.nan, [2.0], True),
+        ],
+    )
+    def test_best_half_is_at_or_above_the_median(
+        self, reward: float, rewards: list[float], *, is_among: bool
+    ) -> None:
+        """A NaN counts neither for nor against a trial: a scheduler must not stop it."""
+        assert is_among_best(reward, rewards, 1 / 2) == is_among
 
 
 class TestMirror:
@@ -181,18 +220,22 @@ class TestMirror:
 
     @no_deadline
     @given(any_scores)
-    def test_best(self, scores: list[float]) -> None:
-        assert MAXIMIZED.best(scores) == -MINIMIZED.best([-score for score in scores])
-
-    @no_deadline
-    @given(any_scores)
     def test_best_index(self, scores: list[float]) -> None:
         negated = [-score for score in scores]
         assert MAXIMIZED.best_index(scores) == MINIMIZED.best_index(negated)
 
 
+@pytest.mark.parametrize(("metric", "mode"), [(MINIMIZED, "min"), (MAXIMIZED, "max")])
+def test_mode_is_the_direction_in_tunes_words(metric: Metric, mode: str) -> None:
+    assert metric.mode == mode
+
+
 def test_learning_curve_has_its_own_key() -> None:
     assert MAXIMIZED.curve == "validation-roc-auc"
+
+
+def test_score_on_the_test_data_has_its_own_key() -> None:
+    assert MAXIMIZED.test == "test-roc-auc"
 
 
 @pytest.mark.parametrize(

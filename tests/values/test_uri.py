@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.values.uri import scrubbed, without_credentials
+from search.values.uri import scrubbed, user_apart, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,18 @@ def test_uris_in_a_message_are_scrubbed() -> None:
     """A library's message is shown without the passwords in it."""
     message = "API request to http://bob:S3CRET@host/api failed; postgresql://bob:S3/CRET@h/db"
     assert scrubbed(message) == "API request to http://host/api failed; postgresql://h/db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "apart"),
+    [
+        ("http://bob:p%40w@host:5000/x?a=b", ("http://host:5000/x?a=b", "bob", "p@w")),
+        ("http://bob@host", ("http://host", "bob", "")),
+        ("http://host/x", ("http://host/x", None, "")),
+    ],
+)
+def test_user_and_password_are_returned_as_they_are_sent(
+    uri: str, apart: tuple[str, str | None, str]
+) -> None:
+    """Not as the URI writes them; the rest of the URI stays, its query too."""
+    assert user_apart(uri) == apart

@@ -9,7 +9,7 @@ from sklearn.feature_extraction import DictVectorizer
 
 from search.errors import InputError
 from search.tasks.green_taxi.served_model import feature_rows, vectorize
-from search.tasks.green_taxi.trips import Trips, digest
+from search.tasks.green_taxi.usable_trips import Trips, digest
 from trainables.dataset import Dataset, Rows
 
 

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 
 from search.errors import InputError
 from search.tasks.kinds import Kind, Option, Request, Values
+from search.values.fitted_with import FittedWith
 from search.values.uri import without_credentials
 
 if TYPE_CHECKING:
     from search.tasks.base import Task
+
+
+FITTED_WITH = FittedWith(
+    packages=("scipy", "scikit-learn", "xgboost", "numba"), modules=("trainables",)
+)
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -76,6 +82,7 @@ OPTIONS = (
         },
         read=lambda folder: Path(folder).absolute(),
         kept=str,
+        may_differ=True,
     ),
 )
 
@@ -102,4 +109,5 @@ GREEN_TAXI = Kind(
     stem=lambda values: str(values["trainable"]),
     check=_check,
     open=_open,
+    fitted_with=FITTED_WITH,
 )

@@ -1,7 +1,7 @@
 """Where trips come from: files, globs, URLs, TLC's published months, or generated ones.
 
-What the user names is never replaced: if it cannot be had, that is an error. Only the default
-months fall back to generated trips, and the user is told.
+What the user names is never replaced: if it cannot be found or read, that is an error. Only the
+default months fall back to generated trips, and the user is told.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Literal
 from search.errors import InputError
 from search.tasks import download
 from search.tasks.base import Display
-from search.tasks.green_taxi import sample, trips
-from search.tasks.green_taxi.trips import Trips
+from search.tasks.green_taxi import sample, usable_trips
+from search.tasks.green_taxi.usable_trips import Trips
 
 Origin = Literal["files", "tlc", "sample"]
 
@@ -88,8 +88,8 @@ def _read(named: Sequence[str], month: sample.Month, source: Source) -> Trips:
     if SAMPLE in named:
         if len(named) > 1:
             raise InputError(f"{' '.join(named)}: 'sample' goes alone; name it or files")
-        return trips.from_frame(sample.made_month(month), SAMPLE)
-    return trips.read(resolve(named, source))
+        return usable_trips.from_frame(sample.made_month(month), SAMPLE)
+    return usable_trips.read(resolve(named, source))
 
 
 def _default_months(source: Source) -> tuple[Sequence[str], Sequence[str]]:
@@ -139,7 +139,7 @@ def _month_file(name: str) -> str:
 def _files(name: str) -> list[Path]:
     path = Path(os.path.expanduser(name))
     if not _is_pattern(name) or os.path.exists(path):
-        return [path]  # trips.read says what is wrong with it
+        return [path]  # usable_trips.read says what is wrong with it
     matches = map(Path, glob.glob(str(path), recursive=True))
     found = sorted(match for match in matches if match.is_file())
     if not found:

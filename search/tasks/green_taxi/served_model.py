@@ -1,4 +1,7 @@
-"""From raw trips to features, and the model that is served.
+"""Raw trips to features, and the served model; replaces a private part of MLflow 3.9 to 3.17.
+
+The part is how a schema describes columns to the scoring server's CSV parser. MLflow of any other
+version is left alone: then the served model takes JSON but not CSV, and says so when it is loaded.
 
 MLflow stores this file inside the logged model and runs it in the serving environment ("models
 from code"), where ``search`` is not installed: it may import nothing of ours. Training takes the
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,6 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
@@ -27,6 +30,24 @@ PICKUP_ZONE = "PULocationID"
 DROPOFF_ZONE = "DOLocationID"
 DISTANCE = "trip_distance"  # miles, as TLC publishes it
 COLUMNS = (PICKUP_ZONE, DROPOFF_ZONE, DISTANCE)
+
+PROVEN = ((3, 9), (3, 17))  # the first and the last minor version of MLflow
+NO_CSV = (
+    "this version of MLflow ({version}) is not known here, so the served model takes JSON requests "
+    "but not text/csv"
+)
+
+
+def is_proven() -> bool:
+    """Tell whether the replaced part is known to be in this version of MLflow."""
+    first, last = PROVEN
+    numbers = tuple(int(number) for number in re.findall(r"\d+", mlflow.__version__)[:2])
+    return first <= numbers <= last
+
+
+def no_csv() -> str | None:
+    """Return that CSV requests are not answered, if so."""
+    return None if is_proven() else NO_CSV.format(version=mlflow.__version__)
 
 
 def zone_names(zones: pd.Series) -> pd.Series:
@@ -93,7 +114,10 @@ class RawTripModel(PythonModel):
         """Load the artifacts ``preprocessor`` (a pickle) and ``model`` (any flavour's folder)."""
         self._vectorizer = pickle.loads(Path(context.artifacts["preprocessor"]).read_bytes())
         self._model = mlflow.pyfunc.load_model(context.artifacts["model"])
-        _let_csv_requests_through()
+        if (note := no_csv()) is None:
+            _let_csv_requests_through()
+        else:
+            warnings.warn(note, stacklevel=2)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -112,7 +136,7 @@ def _let_csv_requests_through() -> None:
     # Before it parses text/csv, MLflow's scoring server asks the schema for pandas types, and the
     # schema raises if a column is of AnyType. As objects, all values stay text.
     typed = Schema.pandas_types
-    if getattr(typed, "any_is_object", False):
+    if hasattr(typed, "stock"):
         return  # each load of a model runs this file anew
 
     def pandas_types(self: Schema) -> list[Any]:
@@ -120,7 +144,7 @@ def _let_csv_requests_through() -> None:
             return [np.dtype(object)] * len(self.inputs)
         return typed(self)
 
-    pandas_types.any_is_object = True  # type: ignore[attr-defined]
+    pandas_types.stock = typed  # type: ignore[attr-defined]
     Schema.pandas_types = pandas_types  # type: ignore[method-assign]
 
 
@@ -174,8 +198,9 @@ def _checked(model_input: Any) -> pd.DataFrame:
 
 
 def _refused(message: str) -> MlflowException:
-    # With this code the scoring server answers HTTP 400, not 500.
-    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+    # The scoring server answers HTTP 400 to this one, and 500 to any other.
+    refused: MlflowException = MlflowException.invalid_parameter_value(message)
+    return refused
 
 
 # MLflow takes the model from here when it runs this file; any other import is not affected.

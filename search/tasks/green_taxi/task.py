@@ -12,13 +12,15 @@ from search.errors import InputError
 from search.suggest.space import Space
 from search.tasks.base import Display, Prepared
 from search.tasks.fixing import fixed
-from search.tasks.green_taxi import features, months
+from search.tasks.green_taxi import features, months, served_model
 from search.tasks.green_taxi.features import TaxiData
+from search.tasks.green_taxi.kind import FITTED_WITH
 from search.tasks.green_taxi.months import Origin
 from search.tasks.green_taxi.refit import TaxiRefit
 from search.tasks.green_taxi.trial import TaxiTrial
 from search.tasks.kinds import Request, Values
 from search.values.data import DataDescription
+from search.values.fitted_with import FittedWith
 from search.values.metric import Metric
 from trainables.base import Trainable
 
@@ -111,10 +113,19 @@ class GreenTaxi:
             },
             tags={"data.origin": located.origin},
             summary=_summary(data, located.origin),
+            fitted_with=FITTED_WITH | self._own_code,
         )
 
+    @property
+    def _own_code(self) -> FittedWith:
+        """What the trainable adds: its library, and its module if it is a user's own."""
+        module, colon, _ = str(self.values["trainable"]).partition(":")
+        return FittedWith(packages=(self.trainable.flavor,), modules=(module,) if colon else ())
+
     def _notes(self) -> Iterator[str]:
-        """Yield what the trainable wants the user to know."""
+        """Yield what the user should know before the first trial."""
+        if no_csv := served_model.no_csv():
+            yield f"note: {no_csv}"
         note = getattr(self.trainable, "note", None)
         if note is not None and (line := note(self.settings)):
             yield line

@@ -8,14 +8,14 @@ from made_trips import REAL, check_message, published
 from sklearn.linear_model import Lasso, LinearRegression
 
 from search.errors import InputError
-from search.tasks.green_taxi import trips
+from search.tasks.green_taxi import usable_trips
 from search.tasks.green_taxi.features import prepare
 
 
 def test_columns_come_from_the_training_rows_only() -> None:
     """A validation trip with an unknown zone pair has its distance only."""
-    train = trips.from_frame(published(), "train")
-    valid = trips.from_frame(published([5.0, 6.0], PULocationID=[74, 200]), "valid")
+    train = usable_trips.from_frame(published(), "train")
+    valid = usable_trips.from_frame(published([5.0, 6.0], PULocationID=[74, 200]), "valid")
     data = prepare(train, valid, valid)
     assert data.vectorizer.get_feature_names_out().tolist() == [
         "PU_DO=74_41",
@@ -32,7 +32,7 @@ def test_columns_come_from_the_training_rows_only() -> None:
 
 def test_test_rows_are_not_part_of_the_digest() -> None:
     """With and without a test set, the dataset is the same."""
-    train = trips.from_frame(published(), "train")
+    train = usable_trips.from_frame(published(), "train")
     without = prepare(train, train)
     assert without.dataset.digest == prepare(train, train, train).dataset.digest
     assert without.test is None
@@ -41,8 +41,8 @@ def test_test_rows_are_not_part_of_the_digest() -> None:
 
 def test_validation_trips_of_another_city_are_refused() -> None:
     """None of them has a known zone pair. Test trips are refused likewise."""
-    train = trips.from_frame(published(), "train")
-    other = trips.from_frame(published(PULocationID=9), "other.parquet")
+    train = usable_trips.from_frame(published(), "train")
+    other = usable_trips.from_frame(published(PULocationID=9), "other.parquet")
     with pytest.raises(InputError) as error:
         prepare(train, other)
     check_message(error, "other.parquet", "none of the 3 validation trips", "9_41")
@@ -54,7 +54,7 @@ def test_validation_trips_of_another_city_are_refused() -> None:
 def test_real_months_give_the_published_figures() -> None:
     """13,221 columns, RMSE 7.7587 for linear regression and 11.1673 for Lasso(alpha=0.01)."""
     train, valid = (
-        trips.read([REAL / f"green_tripdata_2021-0{month}.parquet"]) for month in (1, 2)
+        usable_trips.read([REAL / f"green_tripdata_2021-0{month}.parquet"]) for month in (1, 2)
     )
     data = prepare(train, valid).dataset
     assert data.train.features.shape == (73_908, 13_221)

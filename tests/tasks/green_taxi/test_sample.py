@@ -9,14 +9,15 @@ import xgboost
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
 
-from search.tasks.green_taxi import features, reading, sample, trips
+from search.tasks.green_taxi import features, sample, typed_columns, usable_trips
 from search.tasks.green_taxi.features import TaxiData
 
 
 @pytest.fixture(scope="module")
 def data() -> TaxiData:
     train, valid = (
-        trips.from_frame(sample.made_month(month), "sample") for month in ("2021-01", "2021-02")
+        usable_trips.from_frame(sample.made_month(month), "sample")
+        for month in ("2021-01", "2021-02")
     )
     return features.prepare(train, valid)
 
@@ -42,7 +43,7 @@ def test_sample_has_the_published_form() -> None:
     """TLC's columns, integer zone ids, and pickups within the month."""
     month = sample.made_month("2021-02")
     assert len(month) == sample.ROWS["2021-02"]
-    assert set(reading.COLUMNS) <= set(month)
+    assert set(typed_columns.COLUMNS) <= set(month)
     assert month["PULocationID"].dtype == month["DOLocationID"].dtype == np.int64
     assert month["PULocationID"].between(1, 263).all()
     assert (month["lpep_pickup_datetime"].dt.strftime("%Y-%m") == "2021-02").all()

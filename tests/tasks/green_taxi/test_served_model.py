@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
+from mlflow.types import Schema
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import Lasso
 
@@ -149,7 +150,34 @@ def test_file_imports_nothing_of_ours() -> None:
         "pickle",
         "re",
         "typing",
+        "warnings",
     }
+
+
+def test_file_says_first_that_it_replaces_a_part_of_mlflow() -> None:
+    """So that whoever upgrades MLflow finds it."""
+    first_line = (served_model.__doc__ or "").splitlines()[0]
+    (first, last) = (".".join(map(str, version)) for version in served_model.PROVEN)
+    assert f"a private part of MLflow {first} to {last}" in first_line
+
+
+def test_installed_version_of_mlflow_is_a_proven_one() -> None:
+    """The tests of CSV requests below prove it."""
+    assert served_model.no_csv() is None
+
+
+@pytest.mark.parametrize("version", ["3.8.1", "3.18.0", "4.0.0"])
+def test_mlflow_of_another_version_is_left_alone(
+    version: str, saved: str, minutes: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not work then is said; all else works."""
+    stock = getattr(Schema.pandas_types, "stock", Schema.pandas_types)
+    monkeypatch.setattr(Schema, "pandas_types", stock)
+    monkeypatch.setattr("mlflow.__version__", version)
+    with pytest.warns(UserWarning, match=f"{version}.* takes JSON requests but not text/csv"):
+        model = mlflow.pyfunc.load_model(saved)
+    assert Schema.pandas_types is stock
+    assert answer_to(model, json.dumps(BODIES["split"])) == {"predictions": minutes}
 
 
 def test_answer_is_a_flat_list_of_floats(model: Any, minutes: list[float]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ from scipy.sparse import csr_matrix
 import trainables
 from search.execute import worker
 from search.execute.worker import Job, Shared, run_trial
+from search.present.progress import Display
+from search.tasks.green_taxi.task import GreenTaxi
 from search.tasks.green_taxi.trial import TaxiFit, TaxiTrial
+from search.tasks.kinds import Request
 from search.values.metric import Metric
 from trainables.base import Curve, OnRound
 from trainables.dataset import Dataset, Rows
@@ -74,3 +79,23 @@ def test_final_fit_has_predictions_of_the_model() -> None:
 def test_worker_code_can_be_pickled(part: Any) -> None:
     """Ray brings it to the workers."""
     assert pickle.loads(pickle.dumps(part)) == part
+
+
+@pytest.mark.parametrize(
+    ("trainable", "modules"),
+    [("lasso", {"trainables"}), ("fits_of_mine:LASSO", {"trainables", "fits_of_mine"})],
+)
+def test_nodes_are_asked_for_the_trainable_of_the_user(
+    trainable: str, modules: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its source changes scores as that of the built-in ones does."""
+    (tmp_path / "fits_of_mine.py").write_text("from trainables.linear import LASSO")
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {
+        **{"trainable": trainable, "set": {}, "data_dir": tmp_path},
+        **{"train_data": ["sample"], "valid_data": ["sample"], "test_data": []},
+    }
+    task = GreenTaxi.open(Request(values, seed=1, threads=1))
+    prepared = task.prepare(Display(io.StringIO()))
+    assert set(prepared.fitted_with.modules) == modules
+    assert {"xgboost", "scikit-learn", "numba"} <= set(prepared.fitted_with.packages)

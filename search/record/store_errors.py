@@ -42,5 +42,5 @@ def refusal(uri: str, error: Exception) -> InputError:
     status = None
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # type: ignore[no-untyped-call]
-    reason = "it lets in only whom it knows" if status == 401 else first_line(error)
+    reason = "the user name or password is missing or wrong" if status == 401 else first_line(error)
     return unusable(uri, reason, status)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
 
-from search.record.failures import first_line, is_outage
+from search.record.store_errors import first_line, is_outage
 
 RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # then the last, again and again
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_trips import REAL, any_input, check_message, csv, parquet, published
 
 from search.errors import InputError
-from search.tasks.green_taxi import trips
+from search.tasks.green_taxi import usable_trips
 
 
 def test_trips_of_1_to_60_minutes_are_kept_and_others_counted_by_reason(
@@ -30,7 +30,7 @@ def test_trips_of_1_to_60_minutes_are_kept_and_others_counted_by_reason(
     frame.loc[7, "trip_distance"] = np.inf
     frame.loc[8, "lpep_dropoff_datetime"] = pd.NaT
 
-    read = trips.read([parquet(frame, tmp_path / "a.parquet")])
+    read = usable_trips.read([parquet(frame, tmp_path / "a.parquet")])
 
     assert read.minutes.tolist() == [1.0, 60.0]
     assert read.dropped == {
@@ -46,7 +46,7 @@ def test_trips_of_1_to_60_minutes_are_kept_and_others_counted_by_reason(
 def test_duration_column_is_not_used(tmp_path: Path) -> None:
     """The duration is always computed from the two times."""
     frame = published(duration=999.0, __index_level_0__=1)
-    read = trips.read([parquet(frame, tmp_path / "a.parquet")])
+    read = usable_trips.read([parquet(frame, tmp_path / "a.parquet")])
     assert read.minutes.tolist() == [10.0, 20.5, 7.25]
     assert read.dropped == {}
 
@@ -55,7 +55,7 @@ def test_files_are_read_in_the_order_given(tmp_path: Path) -> None:
     """The rows have the order of the files, and the path names all files."""
     a = parquet(published([5.0]), tmp_path / "a.parquet")
     b = csv(published([6.0]), tmp_path / "b.csv")
-    read = trips.read([b, a])
+    read = usable_trips.read([b, a])
     assert read.minutes.tolist() == [6.0, 5.0]
     assert read.path == f"{b}, {a}"
 
@@ -77,13 +77,13 @@ def test_file_without_a_trip_to_keep_is_refused(
     """The message has the file and the counts."""
     for path in (parquet(frame, tmp_path / "a.parquet"), csv(frame, tmp_path / "a.csv")):
         with pytest.raises(InputError) as error:
-            trips.read([path])
+            usable_trips.read([path])
         check_message(error, str(path), *parts)
 
 
 def test_no_file_is_refused() -> None:
     with pytest.raises(InputError, match="no file of trips named"):
-        trips.read([])
+        usable_trips.read([])
 
 
 def forms(frame: pd.DataFrame, folder: Path) -> list[Path]:
@@ -142,38 +142,42 @@ def test_digest_is_the_same_for_every_form_of_the_same_rows(
         parquet(frame.iloc[:1], tmp_path / "part1.parquet"),
         csv(frame.iloc[1:], tmp_path / "part2.csv"),
     ]
-    found = [trips.read([path]) for path in forms(frame, tmp_path)] + [trips.read(parts)]
-    assert {trips.digest(each, each) for each in found} == {trips.digest(found[0], found[0])}
+    found = [usable_trips.read([path]) for path in forms(frame, tmp_path)] + [
+        usable_trips.read(parts)
+    ]
+    assert {usable_trips.digest(each, each) for each in found} == {
+        usable_trips.digest(found[0], found[0])
+    }
 
 
 def test_digest_differs_if_anything_used_differs(tmp_path: Path) -> None:
     """A value, the order or the role of rows."""
-    base = trips.read([parquet(published(), tmp_path / "a.parquet")])
+    base = usable_trips.read([parquet(published(), tmp_path / "a.parquet")])
 
-    def changed(column: str, value: str | float) -> trips.Trips:
+    def changed(column: str, value: str | float) -> usable_trips.Trips:
         frame = base.frame.copy()
         frame.loc[1, column] = value
         return replace(base, frame=frame)
 
     later = base.minutes.copy()
     later[2] = np.nextafter(later[2], 60)
-    backwards = trips.Trips(base.frame[::-1], base.minutes[::-1], {}, "")
+    backwards = usable_trips.Trips(base.frame[::-1], base.minutes[::-1], {}, "")
     moved = [
-        trips.Trips(
+        usable_trips.Trips(
             pd.concat([base.frame, base.frame.head(1)]), np.append(base.minutes, 10.0), {}, ""
         ),
-        trips.Trips(base.frame.iloc[1:], base.minutes[1:], {}, ""),
+        usable_trips.Trips(base.frame.iloc[1:], base.minutes[1:], {}, ""),
     ]
     digests = [
-        trips.digest(base, base),
-        trips.digest(changed("PULocationID", "7"), base),
-        trips.digest(changed("PULocationID", "7542"), base),
-        trips.digest(changed("DOLocationID", "43"), base),
-        trips.digest(changed("trip_distance", np.nextafter(2.1, 3)), base),
-        trips.digest(base, changed("trip_distance", 2.0)),
-        trips.digest(replace(base, minutes=later), base),
-        trips.digest(backwards, base),
-        trips.digest(*moved),
+        usable_trips.digest(base, base),
+        usable_trips.digest(changed("PULocationID", "7"), base),
+        usable_trips.digest(changed("PULocationID", "7542"), base),
+        usable_trips.digest(changed("DOLocationID", "43"), base),
+        usable_trips.digest(changed("trip_distance", np.nextafter(2.1, 3)), base),
+        usable_trips.digest(base, changed("trip_distance", 2.0)),
+        usable_trips.digest(replace(base, minutes=later), base),
+        usable_trips.digest(backwards, base),
+        usable_trips.digest(*moved),
     ]
     assert len(set(digests)) == len(digests)
     assert all(len(digest) == 32 and int(digest, 16) >= 0 for digest in digests)
@@ -183,8 +187,8 @@ def test_digest_keeps_zone_names_apart() -> None:
     """The zones 1 and 23 of two rows are not the zones 12 and 3."""
     one = published([5.0, 5.0], [1.0, 1.0], PULocationID=[1, 23], DOLocationID=5)
     two = published([5.0, 5.0], [1.0, 1.0], PULocationID=[12, 3], DOLocationID=5)
-    a, b = (trips.from_frame(frame, "") for frame in (one, two))
-    assert trips.digest(a, a) != trips.digest(b, b)
+    a, b = (usable_trips.from_frame(frame, "") for frame in (one, two))
+    assert usable_trips.digest(a, a) != usable_trips.digest(b, b)
 
 
 def test_digest_does_not_depend_on_the_path_or_dropped_rows(tmp_path: Path) -> None:
@@ -192,14 +196,16 @@ def test_digest_does_not_depend_on_the_path_or_dropped_rows(tmp_path: Path) -> N
     with_dirt = published([10.0, 20.5, 0.2, 7.25], [1.1, 2.1, 9.0, 3.1])
     with_dirt["PULocationID"] = [74, 75, 1, 76]
     with_dirt["DOLocationID"] = [41, 42, 1, 41]
-    a = trips.read([parquet(published(), tmp_path / "a.parquet")])
-    b = trips.read([parquet(with_dirt, tmp_path / "b.parquet")])
-    assert trips.digest(a, a) == trips.digest(b, b) == "24e1bc9a04f3b1b687d045cffebe40dd"
+    a = usable_trips.read([parquet(published(), tmp_path / "a.parquet")])
+    b = usable_trips.read([parquet(with_dirt, tmp_path / "b.parquet")])
+    assert (
+        usable_trips.digest(a, a) == usable_trips.digest(b, b) == "24e1bc9a04f3b1b687d045cffebe40dd"
+    )
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real trips beside the repository")
 def test_month_as_published_is_cut() -> None:
     """2023-01 has integer zone ids and trips from 0 to 1,440 minutes."""
-    read = trips.read([REAL / "green_tripdata_2023-01.parquet"])
+    read = usable_trips.read([REAL / "green_tripdata_2023-01.parquet"])
     assert len(read.minutes) == 65_946
     assert sum(read.dropped.values()) == 68_211 - 65_946

@@ -1,4 +1,4 @@
-"""Trip files, parquet or CSV: each column in its one type, before any row is left out."""
+"""Files of trips, parquet or CSV, as typed columns: before any row is left out."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
 from search.errors import InputError
-from search.record.failures import first_line, is_outage, refusal
+from search.record.store_errors import first_line, is_outage, refusal
 
 
 def failed(message: str, code: int) -> MlflowException:
@@ -64,7 +64,7 @@ def test_first_line_is_the_message(error: Exception, line: str) -> None:
     [
         (
             failed("a page of HTML", codes.UNAUTHENTICATED),
-            "it lets in only whom it knows; set MLFLOW_TRACKING_USERNAME",
+            "the user name or password is missing or wrong; set MLFLOW_TRACKING_USERNAME",
         ),
         (
             failed("Permission denied", codes.PERMISSION_DENIED),

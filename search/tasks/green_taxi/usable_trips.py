@@ -1,4 +1,4 @@
-"""Trips that can be learned from: those of 1 to 60 minutes with zones and a distance."""
+"""Which rows of the files are used: trips of 1 to 60 minutes with zones and a distance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.errors import InputError
-from search.tasks.green_taxi import reading
+from search.tasks.green_taxi import typed_columns
 from search.tasks.green_taxi.served_model import DISTANCE, DROPOFF_ZONE, PICKUP_ZONE
 
 MICROSECONDS_A_MINUTE = 60_000_000
@@ -35,12 +35,12 @@ def read(paths: Sequence[Path]) -> Trips:
     """
     if not paths:
         raise InputError("no file of trips named; name at least one parquet or CSV file")
-    return _cut([reading.from_file(path) for path in paths], ", ".join(map(str, paths)))
+    return _cut([typed_columns.from_file(path) for path in paths], ", ".join(map(str, paths)))
 
 
 def from_frame(frame: pd.DataFrame, path: str) -> Trips:
     """Take trips that are in memory, in TLC's columns. ``path``: where they came from."""
-    return _cut([reading.from_frame(frame, path)], path)
+    return _cut([typed_columns.from_frame(frame, path)], path)
 
 
 def digest(train: Trips, valid: Trips) -> str:
@@ -58,7 +58,7 @@ def digest(train: Trips, valid: Trips) -> str:
     return sha.hexdigest()[:32]
 
 
-def _cut(files: Sequence[reading.Columns], path: str) -> Trips:
+def _cut(files: Sequence[typed_columns.Columns], path: str) -> Trips:
     microseconds = np.concatenate([file.microseconds for file in files])
     pickup = pd.concat([file.pickup for file in files], ignore_index=True)
     dropoff = pd.concat([file.dropoff for file in files], ignore_index=True)

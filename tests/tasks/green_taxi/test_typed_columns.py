@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from made_trips import any_input, check_message, csv, parquet, published
 
 from search.errors import InputError
-from search.tasks.green_taxi import reading, trips
+from search.tasks.green_taxi import typed_columns, usable_trips
 
 
 @pytest.mark.parametrize("write", [parquet, csv])
@@ -30,7 +30,7 @@ def test_each_column_has_its_type_before_any_row_is_left_out(
     frame.loc[1, "PULocationID"] = pd.NA
     frame.loc[2, "trip_distance"] = np.nan
     frame.loc[3, "lpep_dropoff_datetime"] = pd.NaT
-    columns = reading.from_file(write(frame, tmp_path / "trips"))
+    columns = typed_columns.from_file(write(frame, tmp_path / "trips"))
     assert columns.microseconds[:3].tolist() == [30_000_000, 5_400_000_000, 600_000_000]
     assert columns.timed.tolist() == [True, True, True, False]
     assert columns.pickup.isna().tolist() == [False, True, False, False]
@@ -41,8 +41,8 @@ def test_each_column_has_its_type_before_any_row_is_left_out(
 
 
 def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path) -> None:
-    from_file = reading.from_file(parquet(published(), tmp_path / "a.parquet"))
-    from_frame = reading.from_frame(published(), "made")
+    from_file = typed_columns.from_file(parquet(published(), tmp_path / "a.parquet"))
+    from_frame = typed_columns.from_frame(published(), "made")
     for name in ("microseconds", "timed", "pickup", "dropoff", "distance"):
         assert getattr(from_frame, name).tolist() == getattr(from_file, name).tolist()
 
@@ -52,7 +52,7 @@ def test_times_of_the_open_data_site_are_read(tmp_path: Path) -> None:
     frame = published()
     for column in ("lpep_pickup_datetime", "lpep_dropoff_datetime"):
         frame[column] = frame[column].dt.strftime("%m/%d/%Y %I:%M:%S %p")
-    read = trips.read([csv(frame, tmp_path / "a.csv")])
+    read = usable_trips.read([csv(frame, tmp_path / "a.csv")])
     assert read.minutes.tolist() == [10.0, 20.5, 7.25]
 
 
@@ -97,7 +97,7 @@ def test_bad_file_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     make, parts = BAD[case]
     path = make(tmp_path)
     with pytest.raises(InputError) as error:
-        reading.from_file(path)
+        typed_columns.from_file(path)
     check_message(error, str(path), *parts)
 
 
@@ -117,13 +117,13 @@ def test_file_that_cannot_be_read_is_refused_in_one_line(
     """Empty files, other files and broken files have different messages."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as error:
-        reading.from_file(tmp_path / name)
+        typed_columns.from_file(tmp_path / name)
     check_message(error, name, part)
 
 
 def read_or_refused(path: Path) -> None:
     try:
-        read = trips.read([path])
+        read = usable_trips.read([path])
     except InputError as error:
         lines = str(error).splitlines()
     else:
@@ -132,7 +132,7 @@ def read_or_refused(path: Path) -> None:
     assert len(lines) == 1
 
 
-def check_whole(read: trips.Trips) -> None:
+def check_whole(read: usable_trips.Trips) -> None:
     assert len(read.minutes) == len(read.frame) > 0
     assert not read.frame.isna().any().any()
     assert ((read.minutes >= 1) & (read.minutes <= 60)).all()
@@ -144,7 +144,7 @@ def test_random_bytes_are_refused(tmp_path: Path, content: bytes, name: str) -> 
     """With an InputError, whatever the name of the file."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError):
-        reading.from_file(tmp_path / name)
+        typed_columns.from_file(tmp_path / name)
 
 
 @any_input
@@ -176,7 +176,10 @@ def test_csv_with_any_cells_is_read_or_refused(
     tmp_path: Path, rows: list[tuple[str | None, ...]], newline: str
 ) -> None:
     """Whatever is in the five columns, no other error than InputError is raised."""
-    lines = [",".join(reading.COLUMNS), *(",".join(cell or "" for cell in row) for row in rows)]
+    lines = [
+        ",".join(typed_columns.COLUMNS),
+        *(",".join(cell or "" for cell in row) for row in rows),
+    ]
     text = newline.join(lines)
     (tmp_path / "a.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
     read_or_refused(tmp_path / "a.csv")
@@ -199,7 +202,7 @@ COLUMNS_OF_ANY_KIND = st.one_of(
 
 
 @any_input
-@given(st.sampled_from(reading.COLUMNS), COLUMNS_OF_ANY_KIND, st.booleans())
+@given(st.sampled_from(typed_columns.COLUMNS), COLUMNS_OF_ANY_KIND, st.booleans())
 def test_parquet_column_of_any_type_is_read_or_refused(
     tmp_path: Path, name: str, values: list[Any], encoded: bool
 ) -> None:
@@ -222,4 +225,4 @@ def test_time_out_of_range_is_refused(tmp_path: Path, unit: str) -> None:
         at = table.schema.get_field_index("lpep_pickup_datetime")
         pq.write_table(table.set_column(at, "lpep_pickup_datetime", far), tmp_path / "a.parquet")
         with pytest.raises(InputError):
-            trips.read([tmp_path / "a.parquet"])
+            usable_trips.read([tmp_path / "a.parquet"])
