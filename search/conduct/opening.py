@@ -74,8 +74,12 @@ def open_search(
     warmed_up = stack.enter_context(warmup(plan.task.warmup if cluster.is_ours else None))
     prepared = plan.task.prepare(session.display)
     if location is None:
-        stack.enter_context(cluster)  # a new Ray starts while the store is reached
+        is_file = plan.settings.tracking.uri.startswith("sqlite:")
+        if is_file:  # its tables may have to be made, which takes seconds: Ray starts meanwhile
+            stack.enter_context(cluster)
         location = resume.reach_new(plan.settings)
+        if not is_file:  # a server may refuse, and a Ray that is starting cannot be ended at once
+            stack.enter_context(cluster)
     metadata = _metadata(plan, prepared, location)
     if not metadata.commit_is_known:
         variable = provenance.COMMIT_VARIABLE

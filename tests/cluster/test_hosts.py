@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -38,11 +39,12 @@ def test_hosts_have_their_own_name_address_disks_and_processes(network: Hosts) -
     first, second = network.add("first", FIRST), network.add("second", SECOND)
     assert first.run("hostname; pwd").stdout.split() == ["first", "/root"]
     assert FIRST in first.run("ip address show eth0").stdout
+    name = f"of-the-first-{os.getpid()}"  # that nothing on this machine has
     for top in hosts.PRIVATE:
-        assert first.run(f"echo mine > {top}/it").returncode == 0
-        assert second.run(["ls", f"{top}/it"]).returncode == 2
-        assert not Path(f"{top}/it").exists()
-    assert first.run("touch /etc/it").returncode != 0
+        assert first.run(f"echo mine > {top}/{name}").returncode == 0
+        assert second.run(["ls", f"{top}/{name}"]).returncode == 2
+        assert not Path(top, name).exists()
+    assert first.run(f"touch /etc/{name}").returncode != 0
     assert "sshd" in second.run(["cat", "/proc/1/cmdline"]).stdout
     ids = [host.run(["cat", "/etc/machine-id"]).stdout for host in (first, second)]
     assert ids[0] != ids[1]

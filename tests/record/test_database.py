@@ -174,6 +174,7 @@ def test_database_is_made_behind_a_link_and_in_a_new_folder(tmp_path: Path) -> N
 )
 def test_absent_postgresql_is_refused_at_once(ask: Callable[[str], object]) -> None:
     """The message names the host, and does not show the password."""
+    pytest.importorskip("psycopg", reason="needs the extra `server`")
     with pytest.raises(InputError, match=r"127\.0\.0\.1\S* cannot be used") as error:
         ask("postgresql://me:secret@127.0.0.1:1/mlflow")
     assert "secret" not in str(error.value)
