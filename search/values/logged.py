@@ -30,7 +30,7 @@ class LoggedModel:
     """A model that was logged, or registered, by one of MLflow's flavours."""
 
     name: str
-    flavors: tuple[str, ...]  # "sklearn", "xgboost", ..., as in its MLmodel file
+    flavors: tuple[str, ...]  # "sklearn", "pytorch", ..., as in its MLmodel file
     folder: str  # where its files are, in the archive of the models
     registered_as: str = ""  # the registered model that it is to be a version of; empty: none
     size_bytes: int = 0
