@@ -6,17 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import InputError
+from search.tasks.green_taxi.libraries import FITTED_WITH
 from search.tasks.kinds import Kind, Option, Request, Values
-from search.values.fitted_with import FittedWith
 from search.values.uri import without_credentials
 
 if TYPE_CHECKING:
     from search.tasks.base import Task
-
-
-FITTED_WITH = FittedWith(
-    packages=("scipy", "scikit-learn", "xgboost", "numba"), modules=("trainables",)
-)
 
 
 def _assignment(text: str) -> tuple[str, str]:

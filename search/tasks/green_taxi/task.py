@@ -14,7 +14,7 @@ from search.tasks.base import Display, Prepared
 from search.tasks.fixing import fixed
 from search.tasks.green_taxi import features, months, served_model
 from search.tasks.green_taxi.features import TaxiData
-from search.tasks.green_taxi.kind import FITTED_WITH
+from search.tasks.green_taxi.libraries import FITTED_WITH
 from search.tasks.green_taxi.months import Origin
 from search.tasks.green_taxi.refit import TaxiRefit
 from search.tasks.green_taxi.trial import TaxiTrial
