@@ -53,7 +53,9 @@ def _checked(given: argparse.Namespace) -> int:
         tempfile.TemporaryDirectory(prefix="search-") as name,
         libraries_silenced(Path(name) / "log.txt") as terminal,
     ):
-        environment.prepare(Path(name))
+        folder = Path(name) / "doctor"  # caches go beside it
+        folder.mkdir()
+        environment.prepare(folder)
         say = partial(print, file=terminal.result)
         is_alone = given.address == "local"
         result = this_machine(_needed()) if is_alone else _of_cluster(given.address, Path(name))

@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     open_streams()
     try:
         settings = parse(argv)
+    except KeyboardInterrupt:
+        return report_error(Interrupted("interrupted before the search had begun"))
     except SearchError as error:
         return report_error(error)
     # what follows is imported after `--help` and wrong options

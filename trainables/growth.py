@@ -1,4 +1,4 @@
-"""One tree of XGBoost's ``hist``, grown over codes instead of one-hot columns.
+"""Arithmetic of XGBoost 3.2's ``hist``: one tree, grown over codes instead of one-hot columns.
 
 Arithmetic and ties are those of XGBoost 3.2 (``trees.PROVEN``). All sums of gradients are exact
 (:func:`sums_are_exact`), so it changes nothing in which order they are added, or whether a sum is

@@ -16,6 +16,7 @@ from hyperopt.utils import coarse_utcnow
 from search.errors import SearchError
 from search.execute.stop_signal import StopSignal
 from search.suggest.labels import LabelSpace
+from search.tasks.objective.task import LOSS
 from search.tasks.objective.trial import Extra
 from search.values.trial import Outcome, PastTrial
 
@@ -115,7 +116,7 @@ class FminTrials:
     def _is_enough(self) -> bool:
         if (threshold := self.ending.loss_threshold) is not None:
             losses = [r["loss"] for r in self.trials.results if r["status"] == STATUS_OK]
-            if losses and min(losses) < threshold:
+            if any(LOSS.better(loss, than=threshold) for loss in losses):
                 return True
         if self.ending.early_stop_fn is None:
             return False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import shutil
-import tempfile
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from search.execute.stop_signal import StopSignal
 from search.options.settings import Settings
 from search.present.progress import Display
 from search.present.summary import Summary
+from search.record.state_folder import own_folder
 from search.record.writer_process import NewWriterProcess, WriterProcess
 
 # for the next search of this process: Ray, by address, and the process that writes to MLflow
@@ -52,12 +53,17 @@ def conducted(
 class KeptCluster(Cluster):
     """A cluster that goes when this process ends."""
 
+    def __init__(self, address: str, state_dir: Path) -> None:
+        """Keep its files below ``state_dir``; if it is killed, the next search removes them."""
+        self._stack = contextlib.ExitStack()
+        # not the search's own folder, whose files go when the search ends
+        folder = self._stack.enter_context(own_folder(state_dir, f"fmin-{os.getpid()}"))
+        super().__init__(address, folder)
+        atexit.register(self.leave)
+
     def __enter__(self) -> Cluster:
         """Start it, unless it runs."""
-        if not self.has_begun:
-            atexit.register(self._end)
-            return super().__enter__()
-        return self
+        return self if self.has_begun else super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
         """Leave it running."""
@@ -67,18 +73,24 @@ class KeptCluster(Cluster):
     def end(self) -> None:
         """Leave it running."""
 
-    def _end(self) -> None:
-        super().end()
-        super().__exit__()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def leave(self) -> None:
+        """Leave it, or end it if it is ours."""
+        if self.has_begun:
+            super().end()
+            super().__exit__()
+        self._stack.close()
 
 
-def kept_cluster(address: str, _: Path) -> Cluster:
-    """Return the cluster of earlier searches of this process, or a new one."""
+def kept_cluster(address: str, folder: Path) -> Cluster:
+    """Return the cluster of earlier searches of this process, or a new one.
+
+    ``folder``: the search's own, below the state directory.
+    """
     if address not in _kept:
+        for other in _kept.values():
+            other.leave()  # a process is in one cluster at a time
         _kept.clear()
-        # not the search's own folder, which is removed when the search ends
-        _kept[address] = KeptCluster(address, Path(tempfile.mkdtemp(prefix="search-ray-")))
+        _kept[address] = KeptCluster(address, folder.parent)
     return _kept[address]
 
 

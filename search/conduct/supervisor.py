@@ -25,8 +25,16 @@ from search.execute.stop_signal import RELAYED
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-# a terminal that is closed ends a search as SIGTERM does
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# a terminal that is closed ends a search as SIGTERM does, and so do batch systems' warnings
+ENDING = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
 HANDLED = (*ENDING, signal.SIGTSTP, signal.SIGCONT)
 LEAVE_S = 30.0  # for a process that has ended its work to exit
 
@@ -59,7 +67,7 @@ def supervised(work: Callable[[], int], died: Callable[[Death], int]) -> int:
     os.close(writing)
     signals = _forward(child)
     try:
-        code = _exit_code(reading)
+        code = _exit_code(reading, child)
         status = _wait(child, LEAVE_S if code is not None else None)
         _kill_orphans()
         if code is not None:
@@ -118,8 +126,20 @@ def _forward(child: int) -> list[int]:
     return ending
 
 
-def _exit_code(reading: int) -> int | None:
-    """Wait until the process reports its exit code; None if it ends without."""
+def _exit_code(reading: int, child: int) -> int | None:
+    """Wait until the process reports its exit code; None if it ends without.
+
+    Its own children may hold the pipe open after its end, so its end is watched, too.
+    """
+    if sys.platform == "linux":
+        ended = os.pidfd_open(child)
+        poll = select.poll()
+        for descriptor in (reading, ended):
+            poll.register(descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        os.close(ended)
+        if reading not in ready:
+            return None
     code = os.read(reading, 1)
     return code[0] if code else None
 

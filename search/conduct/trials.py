@@ -63,7 +63,7 @@ class Trials:
             return prior
         session, stop = self.session, self.session.stop
         self.prepared.recovered(prior.ended)
-        for note in notes_on_versions():
+        for note in notes_on_versions(self.plan.settings.algorithm):
             session.say(note)
         writer = self._writer(prior)
         tracker = self._tracker(writer, prior)
@@ -196,11 +196,11 @@ class Trials:
         return progress
 
 
-def notes_on_versions() -> Iterator[str]:
+def notes_on_versions(algorithm: str) -> Iterator[str]:
     """Yield what is slower because a library's version is not known here."""
     if stock_tune.is_needed():
         yield stock_tune.NOTE.format(version=metadata.version("ray"))
-    if not algorithms.is_fast():
+    if algorithm == "hyperopt" and not algorithms.is_fast():
         yield algorithms.NOTE.format(version=metadata.version("hyperopt"))
 
 

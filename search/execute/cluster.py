@@ -38,11 +38,6 @@ class Cluster:
         self._thread = threading.Thread(target=self._live, name="cluster", daemon=True)
 
     @property
-    def folder(self) -> Path:
-        """The folder below which a cluster of our own keeps its files."""
-        return self._folder
-
-    @property
     def has_begun(self) -> bool:
         """Tell whether it was started, or joined."""
         return self._thread.ident is not None

@@ -28,6 +28,8 @@ ALWAYS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a warning about a coming default
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine
+    # under `uv run`, Ray would start each worker by uv, in an environment made anew
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # no CSV, JSON and TensorBoard files of each trial: MLflow holds it all
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # search/execute/stop_signal.py decides what Ctrl-C means
@@ -43,6 +45,8 @@ OF_ANOTHER_CLUSTER = (
     "RAY_AUTH_MODE",  # unset, a new Ray asks for a token
     "RAY_AUTH_TOKEN",
     "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "RAY_CLIENT_MODE",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV",
     "RAY_OVERRIDE_RESOURCES",
     "RAY_REDIS_ADDRESS",
     "RAY_RUNTIME_ENV_HOOK",
@@ -74,7 +78,11 @@ def prepare(folder: Path) -> None:
         home = folder
     if not os.access(home, os.W_OK | os.X_OK):
         # numba keeps what it compiles there, if not beside the source
-        os.environ.setdefault("XDG_CACHE_HOME", str(folder.parent / "cache"))
+        os.environ.setdefault("XDG_CACHE_HOME", str(folder.parent / ".cache"))
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # none of the usual folders can be written
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def options_of_our_own(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def children() -> list[int]:
 
 @contextlib.contextmanager
 def killed_once_terminated() -> Iterator[None]:
-    """Kill each child that blocks SIGTERM as soon as it is sent one: it would not end by itself."""
+    """Kill a child that receives SIGTERM but blocks it: it would not end by itself."""
     is_over = threading.Event()
 
     def watch() -> None:

@@ -2,5 +2,5 @@
 
 ``store`` writes runs and ``ledger`` reads them. Before them come ``server``, ``database`` and
 ``connection``, which reach a store and make it. The state folder is here, too. May import: values,
-errors, MLflow, SQLAlchemy, and of Ray only the callback's base class.
+errors, MLflow, SQLAlchemy, requests, and of Ray only the callback's base class.
 """

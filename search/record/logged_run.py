@@ -1,4 +1,4 @@
-"""What an attempt logged, written to its trial's run; what the store refuses stops nothing else."""
+"""Writes what an attempt logged to its trial's run; a value that is rejected blocks no other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from search.values.logged import LoggedModel
 # how servers refuse a value, but not the run that it is for
 ABOUT_A_VALUE = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
-# how they refuse a model that is asked for in vain
+# error codes for a model that cannot be stored
 ABOUT_A_MODEL = (*ABOUT_A_VALUE, "PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST")
 
 MOST_FAILURES = 3  # then the artifact store takes nothing
@@ -44,7 +44,7 @@ def keep(
     try:
         logged = facts(folder)
     except FileNotFoundError:
-        return (f"what it logged is gone: {folder} was removed",)
+        return (f"what it logged is lost: {folder} was deleted",)
     lost = [*logged.notes]
     described: list[Described] = [
         *(("param", key, text) for key, text in logged.params.items()),

@@ -1,7 +1,7 @@
 """Private parts of MLflow 3.9 to 3.17: how it makes a database, and the revision of its schema.
 
-MLflow has no public way to make a database before anybody uses it, nor to ask whether another
-process is still making it. With any other version nothing here is used: MLflow makes and checks the
+MLflow has no public function that makes its database in advance, or that tells whether another
+process is making it. With any other version nothing here is used: MLflow makes and checks the
 database when it opens it, and an error of two processes that do so at once is MLflow's own.
 """
 

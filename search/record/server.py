@@ -43,15 +43,17 @@ def disable_telemetry() -> None:
 
 def bypass_proxy_on_loopback(tracking_uri: str) -> None:
     """Bypass the proxy for a server on this machine, which a proxy cannot reach."""
-    host = _host(tracking_uri)
-    if not _is_loopback(host):
+    # MLflow's client for S3 asks the proxy, too
+    uris = (tracking_uri, os.environ.get("MLFLOW_S3_ENDPOINT_URL", ""))
+    hosts = [host for host in map(_host, uris) if _is_loopback(host)]
+    if not hosts:
         return
     # the lower case wins; if it is empty, urllib takes it and requests takes the upper case
     kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if kept.strip() == "*":
         return
     # requests wants ::1, urllib [::1]
-    names = [host, f"[{host}]"] if ":" in host else [host]
+    names = [name for host in hosts for name in ([host, f"[{host}]"] if ":" in host else [host])]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*filter(None, [kept]), *names])
 
 

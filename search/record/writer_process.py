@@ -150,8 +150,12 @@ def _serve(pipe: Connection, theirs: Connection | None) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return the variables that MLflow's client reads."""
-    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    """Return the variables that MLflow's client and its artifact stores read."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("MLFLOW_", "AWS_", "PG")) or name.lower().endswith("_proxy")
+    }
 
 
 def _portable(error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""What an objective receives: a search space evaluated at a point. Worker code.
+"""What an objective receives: hyperopt's expression evaluated at a point. Worker code.
 
 Imports the standard library only, and hyperopt once a point is evaluated. A worker unpickles an
 :class:`Evaluation` (by cloudpickle: spaces hold lambdas) and needs no other part of the search.

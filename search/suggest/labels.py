@@ -1,4 +1,4 @@
-"""A search space of any form that hyperopt takes, searched by its labels.
+"""A search space of any form that hyperopt takes, read from the nodes of its expression.
 
 A point is what ``hyperopt.fmin`` returns and ``points_to_evaluate`` takes: a number for each active
 label, a choice by its index. What the objective receives (functions, estimators, arrays) need not

@@ -1,4 +1,4 @@
-"""A search space: which points lie in it, and what a fixed parameter may be.
+"""A search space, read from the nodes of hyperopt's expression: its points, and what is fixed.
 
 A space is a dictionary in hyperopt's terms. A point is what the space evaluates to: plain names
 and values, nested where the space is. hyperopt works with *labels*, one value for each drawn

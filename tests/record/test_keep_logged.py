@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, INVALID_PARAMETER_VALUE
 
+from search.errors import InputError
 from search.record import writer as writer_module
 from search.record.connection import connect
 from search.record.journal import Journal
@@ -399,7 +400,23 @@ class TestWriter:
 def test_template_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later searches find the database that the first one has made."""
     first = template(tmp_path / "state")
-    monkeypatch.setattr("search.record.database._make", fails(AssertionError("made again")))
+    monkeypatch.setattr("search.record.mlflow_schema.make", fails(AssertionError("made again")))
     assert template(tmp_path / "state") == first
     (file,) = (tmp_path / "state").iterdir()
     assert file.name.startswith("store-")
+
+
+def test_template_is_made_with_any_version_of_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making it needs no part of MLflow that is known for some versions only."""
+    monkeypatch.setattr("search.record.mlflow_schema.PROVEN", ((0, 0), (0, 0)))
+    monkeypatch.setattr("os.link", fails(PermissionError(1, "no links")))
+    assert template(tmp_path).startswith(b"SQLite format 3")
+
+
+def test_template_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """A state folder that is a file."""
+    (tmp_path / "state").touch()
+    with pytest.raises(InputError, match="--state-dir"):
+        template(tmp_path / "state")

@@ -126,7 +126,7 @@ def _place(folder: Folder) -> str:
         return folder.path
     user = os.getuid() if hasattr(os, "getuid") else "user"
     place = Path(tempfile.gettempdir(), f"search-code-{user}-{folder.digest}")
-    if _is_ours(place) and _holds(place, folder.digest):
+    if is_own(place) and _holds(place, folder.digest):
         return str(place)
     fresh = tempfile.mkdtemp(prefix="search-code-")  # mode 0700
     with zipfile.ZipFile(io.BytesIO(folder.archive)) as archive:
@@ -134,7 +134,7 @@ def _place(folder: Folder) -> str:
     try:
         os.rename(fresh, place)  # whole under its name, or not there
     except OSError:  # another process was faster, or what is there is not as it should be
-        if not (_is_ours(place) and _holds(place, folder.digest)):
+        if not (is_own(place) and _holds(place, folder.digest)):
             return fresh
         shutil.rmtree(fresh, ignore_errors=True)
     return str(place)
@@ -148,14 +148,14 @@ def _holds(folder: Path, digest: str) -> bool:
         return False
 
 
-def _is_ours(place: Path) -> bool:
+def is_own(place: Path) -> bool:
     """Tell whether nobody else can have made or changed a folder."""
     try:
         found = place.lstat()
     except OSError:
         return False
-    is_own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-    return is_own and not place.is_symlink() and not found.st_mode & 0o022
+    is_the_users = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    return is_the_users and not place.is_symlink() and not found.st_mode & 0o022
 
 
 def _leave(place: str) -> None:

@@ -66,7 +66,7 @@ OPTIONS = (
         spec={
             "type": Path,
             "metavar": "DIR",
-            "help": "what the objective imports is looked for here, and goes to other nodes "
+            "help": "folder with the modules that the objective imports; copied to all nodes "
             "(default: the objective's own folder)",
         },
         read=lambda folder: None if folder is None else Path(folder).absolute(),

@@ -1,4 +1,4 @@
-"""An objective that a script or a notebook passes as a function."""
+"""An objective that is passed to ``fmin`` as a function."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Collects what an objective logs by MLflow's API, one attempt of a trial at a time.
+"""Private parts of MLflow 3.9 to 3.17: collects what an objective logs, an attempt at a time.
 
 A worker writes to no tracking server: what an attempt logs goes to a store of the worker's own,
 and from there, as plain values, to the driver. An objective that uses no MLflow has none imported.
+With any other version runs that an objective's own threads leave open are not ended.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.tasks.objective.mlflow_redirect import redirect, set_environment
+from search.tasks.objective.mlflow_redirect import is_proven, redirect, set_environment
 from search.tasks.objective.private_store import PrivateStore
 from search.values.logged import Logged
 
@@ -82,6 +83,11 @@ def _end_runs() -> None:
     """Write out what MLflow still holds, and end the runs of all threads."""
     fluent: Any = sys.modules.get("mlflow.tracking.fluent")
     if fluent is None:  # nobody imported MLflow
+        return
+    mlflow: Any = sys.modules["mlflow"]
+    if not is_proven(mlflow):
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
         return
     with contextlib.suppress(Exception):  # a run that its author deleted takes nothing more
         fluent.flush_async_logging()

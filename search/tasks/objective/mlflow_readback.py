@@ -112,9 +112,14 @@ def _is_made_up(name: str) -> bool:
     noun, _, number = rest.rpartition("-")
     return (
         number.isdecimal()
-        and noun in {each.lower() for each in words._GENERATOR_NOUNS}
-        and predicate in {each.lower() for each in words._GENERATOR_PREDICATES}
+        and noun in _lower(words, "_GENERATOR_NOUNS")
+        and predicate in _lower(words, "_GENERATOR_PREDICATES")
     )
+
+
+def _lower(words: Any, name: str) -> set[str]:
+    # private to MLflow; without them a made-up name is kept as if the objective had given it
+    return {each.lower() for each in getattr(words, name, ())}
 
 
 def _artifacts(runs: Iterable[Run]) -> Files:

@@ -1,6 +1,8 @@
-"""Has MLflow's fluent API write to one store, wherever an objective asks it to write.
+"""Private parts of MLflow 3.9 to 3.17: its fluent API writes to one store, whatever is asked.
 
 Works on MLflow's functions, so it waits until somebody imports MLflow, and imports it for nobody.
+With any other version only its public functions are replaced: what an objective logs to a run or an
+experiment of another store, by its id, is then an error of the trial.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.machinery
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -16,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from search.tasks.objective.private_store import DEFAULT_EXPERIMENT, PrivateStore
+
+PROVEN = ((3, 9), (3, 17))  # the first and the last minor version of MLflow
 
 # what names a run or an experiment of another store
 FOREIGN = (
@@ -83,12 +88,35 @@ class _AfterImport(MetaPathFinder):
         return spec
 
 
-def _patch(mlflow: ModuleType, store: PrivateStore) -> None:
+def is_proven(mlflow: Any) -> bool:
+    """Tell whether the parts used here are known to be in this version of MLflow."""
+    first, last = PROVEN
+    numbers = tuple(int(number) for number in re.findall(r"\d+", mlflow.__version__)[:2])
+    return first <= numbers <= last
+
+
+def _patch(mlflow: Any, store: PrivateStore) -> None:
+    if is_proven(mlflow):
+        _take_over(mlflow, store)
+    else:
+        mlflow.set_tracking_uri(store.uri)
+        mlflow.set_registry_uri(store.uri)
+    _note_only(mlflow, store)
+
+
+def _take_over(mlflow: Any, store: PrivateStore) -> None:
     tracking: Any = sys.modules["mlflow.tracking._tracking_service.utils"]
     registry: Any = sys.modules["mlflow.tracking._model_registry.utils"]
     # with these set, MLflow does not look at what an objective writes to os.environ
     tracking._tracking_uri = registry._registry_uri = store.uri
     set_environment(store)  # which may have been changed since
+    _replace(mlflow.start_run, _without_foreign_parent(mlflow, mlflow.start_run))
+    build = tracking._tracking_store_registry.get_store_builder(store.uri)
+    tracking._register("sqlite", _admitting(mlflow, build, store.uri))
+
+
+def _note_only(mlflow: Any, store: PrivateStore) -> None:
+    """Have MLflow's functions that choose a store only note what they are asked."""
 
     def set_tracking_uri(uri: str | Path) -> None:
         """Note the URI: what an objective logs goes to its trial's run."""
@@ -108,11 +136,8 @@ def _patch(mlflow: ModuleType, store: PrivateStore) -> None:
             _noted["experiment_id"] = str(experiment_id)
         return mlflow.MlflowClient(store.uri).get_experiment(DEFAULT_EXPERIMENT)
 
-    start_run = _without_foreign_parent(mlflow, mlflow.start_run)
-    for function in (set_tracking_uri, set_registry_uri, set_experiment, start_run):
+    for function in (set_tracking_uri, set_registry_uri, set_experiment):
         _replace(getattr(mlflow, function.__name__), function)
-    build = tracking._tracking_store_registry.get_store_builder(store.uri)
-    tracking._register("sqlite", _admitting(mlflow, build, store.uri))
 
 
 def _without_foreign_parent(mlflow: Any, start_run: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What a trial prints, kept in a file. Worker code."""
+"""Captures what a trial prints, in a file. Worker code."""
 
 from __future__ import annotations
 

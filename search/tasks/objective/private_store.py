@@ -1,5 +1,7 @@
 """The database of a worker process in which MLflow keeps what an objective logs.
 
+It writes one column of MLflow's own table: where the default experiment keeps its artifacts.
+
 One file for all attempts: each begins with the template's content, written over the former's.
 MLflow's own connections and caches stay valid that way, and no handle is opened anew.
 """

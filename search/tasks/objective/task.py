@@ -30,7 +30,7 @@ OWN_KEYS = (LOSS.name, LOSS.curve, "fit_seconds", "best_iteration")  # metrics t
 
 
 class Listener(Protocol):
-    """Who wants to hear what the trials returned."""
+    """Receives the results of trials."""
 
     def recovered(self, outcomes: Sequence[Outcome]) -> None:
         """Hear of the trials that an earlier start ended."""

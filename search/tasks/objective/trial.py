@@ -17,7 +17,7 @@ import cloudpickle
 import numpy as np
 
 from search.tasks.objective import mlflow_capture
-from search.tasks.objective.code import Code
+from search.tasks.objective.code import Code, is_own
 from search.tasks.objective.output import Output, output_kept
 from search.tasks.objective.threads import limit_threads
 from search.trial import listening
@@ -148,8 +148,11 @@ def _call(shared: Shared) -> Call:
 def _folder() -> Path:
     """Return this user's folder for what trials print and log, on this machine."""
     folder = Path(tempfile.gettempdir()) / f"search-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700)
+    if is_own(folder):
+        return folder
+    return Path(tempfile.mkdtemp(prefix="search-"))  # somebody else has taken the name
 
 
 def _report(error: BaseException, printed: str) -> str:

@@ -565,3 +565,29 @@ def test_unknown_table_may_have_rows(template: Path, tmp_path: Path) -> None:
 def test_capture_needs_install() -> None:
     """In a process that is no worker the module changes nothing."""
     assert mlflow_capture._store is None
+
+
+def test_unknown_version_of_mlflow_is_captured_by_its_public_functions(
+    template: Path, tmp_path: Path
+) -> None:
+    """A release that nobody has tested changes no trial that logs in the usual way."""
+    program = f"""
+import pathlib
+from search.tasks.objective import mlflow_redirect
+mlflow_redirect.PROVEN = ((0, 0), (0, 0))
+from search.tasks.objective.mlflow_capture import capture, install
+install(pathlib.Path({str(template)!r}).read_bytes(), pathlib.Path({str(tmp_path)!r}))
+import mlflow
+mlflow.set_tracking_uri("http://127.0.0.1:9")
+mlflow.set_experiment("theirs")
+for value in (1.0, 2.0):
+    with capture("attempt") as captured:
+        mlflow.start_run()
+        mlflow.log_param("depth", 3)
+        mlflow.log_metric("loss", value)
+    logged = captured.logged
+    assert logged.params == {{"depth": "3"}}, logged
+    assert [point.value for point in logged.metrics] == [value], logged
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
