@@ -5,18 +5,19 @@ Light: Ray and MLflow are imported once a search begins, after the environment t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hyperopt import Domain, Trials, anneal, rand, space_eval, tpe
+from hyperopt import JOB_STATE_NEW, Domain, Trials, anneal, rand, space_eval, tpe
 from hyperopt.base import validate_loss_threshold, validate_timeout
 from hyperopt.exceptions import InvalidAnnotatedParameter
 from hyperopt.pyll.base import Apply
@@ -26,6 +27,7 @@ from search.conduct.spark_trials import SparkTrials
 from search.errors import InputError, NothingFinished, SearchError
 from search.suggest.labels import LabelSpace
 from search.suggest.seeds import HIGHEST, HyperoptSeeds
+from search.suggest.space import plain
 
 if TYPE_CHECKING:
     from search.options.settings import Settings
@@ -158,10 +160,13 @@ class Call:
         Domain(self.fn, self.expression)  # hyperopt's own exceptions for spaces that it refuses
         trials = self._opened_trials()
         self._check(trials)
-        left = self._wanted - len(trials)
+        points = self.points if self.trials is None and not len(trials) else _pending(trials)
+        left = self._wanted + len(points) - len(trials)
         if left > 0:
-            heard = FminTrials(trials, LabelSpace(self.expression), self.ending, self.save_file)
-            self._search(heard, left)
+            heard = FminTrials(
+                trials, LabelSpace(self.expression), self.ending, self.save_file, self.timeout
+            )
+            self._search(heard, min(left, UNLIMITED), points)
         return trials
 
     @property
@@ -190,7 +195,7 @@ class Call:
     def _wanted(self) -> int:
         if self.max_evals is None or self.max_evals >= UNLIMITED:
             return UNLIMITED
-        return self.max_evals + len(self.points)
+        return int(self.max_evals)
 
     def _opened_trials(self) -> Trials:
         if self.trials is not None:
@@ -208,20 +213,18 @@ class Call:
             if has_one and has_other:
                 raise InputError(f"fmin: {one} and {other} contradict each other; give one of them")
 
-    def _search(self, heard: FminTrials, left: int) -> None:
+    def _search(self, heard: FminTrials, left: int, points: Sequence[Mapping[str, Any]]) -> None:
         from search.execute import environment
         from search.record import server
         from search.record.state_folder import own_folder
 
-        seeds = self._seeds(len(heard.trials))
-        settings = self._settings(left, seeds)
+        seeds = self._seeds(len(heard.trials), len(points))
+        settings = self._settings(left, seeds, points)
 
         def begin(stop: Any) -> None:
             heard.stop = stop
-            if self.timeout is not None:
-                stop.enough(self.timeout)
 
-        with own_folder(settings.state_dir, settings.name) as folder:
+        with _mlflow_variables_kept(), own_folder(settings.state_dir, settings.name) as folder:
             server.prepare(settings.tracking.uri)
             environment.prepare(folder)
             # what is heavy comes after the environment that it reads
@@ -238,13 +241,16 @@ class Call:
                 )
             except NothingFinished:
                 pass  # hyperopt's own exceptions say so
-            except SearchError:
+            except SearchError as error:
                 if heard.error is None:
                     raise
+                heard.error.add_note(str(error))
         if heard.error is not None:
             raise heard.error
 
-    def _settings(self, left: int, seeds: HyperoptSeeds) -> Settings:
+    def _settings(
+        self, left: int, seeds: HyperoptSeeds, points: Sequence[Mapping[str, Any]]
+    ) -> Settings:
         from search.options.command_line import from_python
         from search.tasks.objective.kind import OBJECTIVE
         from search.tasks.objective.live import reference_of
@@ -258,7 +264,7 @@ class Call:
         if self.algo is not None:
             given["algorithm"] = self._algorithm
         if "resume" not in given:
-            given |= {"initial_points": list(self.points), "generator": seeds.as_json()}
+            given |= {"initial_points": plain(list(points)), "generator": seeds.as_json()}
         return from_python(OBJECTIVE, given)
 
     @property
@@ -267,12 +273,12 @@ class Call:
             return self.algo
         return ALGORITHMS.get(self.algo, "custom")
 
-    def _seeds(self, first_id: int) -> HyperoptSeeds:
+    def _seeds(self, first_id: int, points: int) -> HyperoptSeeds:
         rstate = self.rstate
         if rstate is None:
-            rstate = self.own.get("seed") or os.environ.get("HYPEROPT_FMIN_SEED") or _drawn_seed()
-            rstate = int(rstate)
-        return HyperoptSeeds(rstate, first_id=first_id, points=len(self.points))
+            drawn = os.environ.get("HYPEROPT_FMIN_SEED") or _drawn_seed()
+            rstate = int(self.own.get("seed", drawn))
+        return HyperoptSeeds(rstate, first_id=first_id, points=points)
 
     def _task(self, heard: FminTrials, seeds: HyperoptSeeds, settings: Settings) -> Any:
         from search.conduct.plan import request_of
@@ -294,7 +300,32 @@ def _with_names(fn: Callable[..., Any], point: Mapping[str, Any]) -> Any:
 
 
 def _given(**keywords: Any) -> dict[str, Any]:
-    return {name: value for name, value in keywords.items() if value is not None}
+    return {name: plain(value) for name, value in keywords.items() if value is not None}
+
+
+def _pending(trials: Trials) -> list[dict[str, Any]]:
+    """Take the points that wait in ``trials`` out of them, as initial points.
+
+    ``hyperopt.fmin.generate_trials_to_calculate`` puts them there.
+    """
+    new = [doc for doc in trials._dynamic_trials if doc["state"] == JOB_STATE_NEW]
+    trials._dynamic_trials = [doc for doc in trials._dynamic_trials if doc not in new]
+    trials.refresh()
+    return [
+        {label: values[0] for label, values in doc["misc"]["vals"].items() if values} for doc in new
+    ]
+
+
+@contextlib.contextmanager
+def _mlflow_variables_kept() -> Iterator[None]:
+    """Leave the script's own variables of MLflow as they were: time-outs, credentials."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _drawn_seed() -> int:
@@ -317,13 +348,20 @@ def _check_supported(fn: Any, trials: Any, pass_expr_memo_ctrl: bool | None) -> 
 
 
 def _said_to_mlflow() -> dict[str, Any]:
-    """Return the store and the experiment that the script named to MLflow, or the environment."""
+    """Return the store and the experiment that the script named to MLflow, or the environment.
+
+    :raises InputError: there is no such experiment.
+    """
     mlflow: Any = sys.modules.get("mlflow")
-    if mlflow is None:
-        return {}
     said = {}
-    if mlflow.is_tracking_uri_set():
+    if mlflow is not None and mlflow.is_tracking_uri_set():
         said["tracking_uri"] = mlflow.get_tracking_uri()
-    if experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):  # `set_experiment` sets it
-        said["experiment_name"] = mlflow.get_experiment(experiment_id).name
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")  # `set_experiment` sets it, too
+    if mlflow is not None and experiment_id:
+        try:
+            said["experiment_name"] = mlflow.get_experiment(experiment_id).name
+        except mlflow.MlflowException as error:
+            raise InputError(f"MLFLOW_EXPERIMENT_ID={experiment_id}: {error}; unset it") from error
+    elif name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        said["experiment_name"] = name
     return said

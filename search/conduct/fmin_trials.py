@@ -18,6 +18,7 @@ from search.execute.stop_signal import StopSignal
 from search.suggest.labels import LabelSpace
 from search.tasks.objective.task import LOSS
 from search.tasks.objective.trial import Extra
+from search.values.failure import last_line
 from search.values.trial import Outcome, PastTrial
 
 
@@ -38,13 +39,15 @@ class FminTrials:
     space: LabelSpace
     ending: Ending
     save_file: str = ""
+    timeout_s: float | None = None  # then no further trial starts
     stop: StopSignal | None = None  # set when the search begins
     error: BaseException | None = None  # of the objective; ended the search
     _first_id: int = field(init=False)
     _early_stop_args: Any = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        self._first_id = len(self.trials)
+        # the trials that failed have ids, too, and hyperopt hides them
+        self._first_id = 1 + max((doc["tid"] for doc in self.trials._dynamic_trials), default=-1)
 
     def past(self) -> list[PastTrial]:
         """Return what the trials held before the search, for the searcher."""
@@ -56,7 +59,9 @@ class FminTrials:
         return found
 
     def recovered(self, outcomes: Sequence[Outcome]) -> None:
-        """Add the trials that an earlier start of the search ended."""
+        """Begin: add the trials that an earlier start of the search ended."""
+        if self.stop is not None and self.timeout_s is not None:
+            self.stop.enough(self.timeout_s)
         for outcome in outcomes:
             result = {"status": STATUS_FAIL}
             if outcome.score is not None:
@@ -65,16 +70,27 @@ class FminTrials:
         self.trials.refresh()
 
     def ended(self, outcome: Outcome, extra: Extra) -> None:
-        """Add a trial that has ended."""
-        if extra.result:
-            self._insert(outcome, JOB_STATE_DONE, dict(extra.result))
+        """Add a trial that has ended. An error of the user's own code here ends the search."""
+        try:
+            self._ended(outcome, extra)
+        except Exception as error:  # noqa: BLE001 - early_stop_fn's, or the file's to save to
+            self._fail(error, f"after trial {outcome.trial_id}: {last_line(error)}")
+
+    def _ended(self, outcome: Outcome, extra: Extra) -> None:
+        if extra.result or outcome.score is not None:
+            result = dict(extra.result) or {"loss": outcome.score, "status": STATUS_OK}
+            self._insert(outcome, JOB_STATE_DONE, result)
         else:
             error = cloudpickle.loads(extra.error) if extra.error else None
             kind = type(error) if error is not None else SearchError
             misc = {"error": (str(kind), outcome.failure)}
             self._insert(outcome, JOB_STATE_ERROR, {"status": "new"}, misc)
             if self.ending.raises:
-                self._fail(outcome, error)
+                self._fail(
+                    error,
+                    f"trial {outcome.trial_id} failed: {outcome.failure}; give fmin "
+                    "catch_eval_exceptions=True to count failures as the worst loss and go on",
+                )
         self.trials.refresh()
         if self.save_file:
             _saved(self.trials, Path(self.save_file))
@@ -97,21 +113,19 @@ class FminTrials:
             },
             **more,
         }
-        (doc,) = self.trials.new_trial_docs([tid], [None], [result], [misc])
+        (doc,) = self.trials.new_trial_docs([tid], [None], [{"status": "new"}], [misc])
         doc |= {"state": state, "book_time": coarse_utcnow(), "refresh_time": coarse_utcnow()}
         self.trials.insert_trial_docs([doc])
+        # after the checks, as hyperopt does: a result may be of any kind
+        doc = self.trials._dynamic_trials[-1]
+        doc["result"] = result
         for name, value in attachments.items():
             self.trials.trial_attachments(doc)[name] = value
 
-    def _fail(self, outcome: Outcome, error: BaseException | None) -> None:
+    def _fail(self, error: BaseException | None, why: str) -> None:
         self.error = self.error or error
         if self.stop is not None:
-            self.stop.fail(
-                SearchError(
-                    f"trial {outcome.trial_id} failed: {outcome.failure}; give fmin "
-                    "catch_eval_exceptions=True to count failures as the worst loss and go on"
-                )
-            )
+            self.stop.fail(SearchError(why))
 
     def _is_enough(self) -> bool:
         if (threshold := self.ending.loss_threshold) is not None:

@@ -73,6 +73,12 @@ class KeptCluster(Cluster):
     def end(self) -> None:
         """Leave it running."""
 
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        import ray
+
+        if not ray.is_initialized():  # else the script has a Ray of its own, which stays its own
+            super()._start(stack)
+
     def leave(self) -> None:
         """Leave it, or end it if it is ours."""
         if self.has_begun:
@@ -86,6 +92,12 @@ def kept_cluster(address: str, folder: Path) -> Cluster:
 
     ``folder``: the search's own, below the state directory.
     """
+    import ray
+
+    kept = _kept.get(address)
+    if kept is not None and kept.has_begun and not ray.is_initialized():
+        kept.leave()  # the script has called `ray.shutdown`
+        del _kept[address]
     if address not in _kept:
         for other in _kept.values():
             other.leave()  # a process is in one cluster at a time

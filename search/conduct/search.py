@@ -37,6 +37,7 @@ def conduct(asked: Settings, session: Session, opened_task: OpenTask = open_task
     with session.writer_process() as process, contextlib.ExitStack() as stack:
         search = open_search(asked, opened_task, session, stack)
         if search.is_complete:
+            search.prepared.recovered(search.known.prior.ended)
             session.say(f"search {search.plan.settings.name!r} is complete: nothing is left to do")
             return _summary(search, search.known.prior)
         ready = join_cluster(search, stack)

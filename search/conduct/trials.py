@@ -32,6 +32,7 @@ from search.suggest import algorithms
 from search.suggest.algorithms import MakeAlgorithm
 from search.suggest.searcher import TPESearch
 from search.tasks.base import Prepared
+from search.values.failure import RETURNED
 from search.values.trial import Outcome, Proposal, trial_id
 
 # So many failures, all alike and nothing else, are the task's fault, not the
@@ -59,10 +60,10 @@ class Trials:
         """
         prior = known.prior
         left = self.plan.wanted - len(prior.ended)
+        self.prepared.recovered(prior.ended)
         if not left:
             return prior
         session, stop = self.session, self.session.stop
-        self.prepared.recovered(prior.ended)
         for note in notes_on_versions(self.plan.settings.algorithm):
             session.say(note)
         writer = self._writer(prior)
@@ -113,6 +114,7 @@ class Trials:
                 params=task.space.params,
                 ended=self.prepared.ended,
                 folder=self.plan.settings.state_dir / f"{self.runs.runs.parent_run_id}.logged",
+                fail=lambda why: self.session.stop.fail(SearchError(why)),
             ),
         )
 
@@ -211,4 +213,6 @@ def hopeless(outcomes: Sequence[Outcome]) -> str:
     reasons = {re.sub(r"[-+.\w]*\d[-+.\w]*", "#", outcome.failure) for outcome in first}
     alike = len(first) == HOPELESS_AFTER and len(reasons) == 1
     failed = alike and all(outcome.status == "failed" for outcome in first)
-    return first[0].failure if failed else ""
+    # what a trial returned was meant: points outside a constraint, say
+    meant = failed and first[0].failure.startswith(RETURNED)
+    return first[0].failure if failed and not meant else ""

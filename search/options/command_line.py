@@ -45,8 +45,20 @@ def from_python(kind: Kind, given: Mapping[str, Any]) -> Settings:
 
     :raises InputError: an option has a value that it cannot have.
     """
-    values = {**vars(_parser().parse_args([])), **given, "from_python": True}
-    return checked(kind, values, given)
+    argv: list[str] = []
+    for name, value in given.items():
+        if value is True:
+            argv.append(_flag(name))
+        elif name == "time_budget":
+            argv.append(f"{_flag(name)}={value}s")
+        elif isinstance(value, str | int | float | Path):
+            argv.append(f"{_flag(name)}={value}")
+    # parsed, so that each value is checked as the command checks it
+    values = vars(_parser().parse_args(argv))
+    others = {
+        name: value for name, value in given.items() if isinstance(value, list | tuple | dict)
+    }
+    return checked(kind, {**values, **others, "from_python": True}, given)
 
 
 def resumed(asked: Settings, kept: Mapping[str, Any]) -> Settings:

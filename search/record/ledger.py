@@ -154,9 +154,9 @@ class Ledger:
                     yield OpenRun(str(run.info.run_id), role, run.data.tags.get(STATUS, ""))
 
     def rounds(self, run_id: str, metric: Metric) -> int:
-        """Return how many rounds of a trial's curve its run has."""
+        """Return the step after the last one of a trial's curve, as its run has it."""
         history = self._store.ask(lambda: self._client.get_metric_history(run_id, metric.curve))
-        return len({point.step for point in history})
+        return max((int(point.step) for point in history), default=-1) + 1
 
     def refits(
         self, search: LoggedSearch, metric: Metric

@@ -13,6 +13,7 @@ from search.record import tags
 from search.record.logged_folder import save
 from search.record.store import now_ms
 from search.values.events import Ended, Event, Progressed, Started
+from search.values.failure import last_line
 from search.values.kept import Kept
 from search.values.metric import Metric
 from search.values.report import (
@@ -38,6 +39,7 @@ class Hooks:
     params: Callable[[Point], Mapping[str, Any]] = field(default=dict)  # a point's, for MLflow
     ended: Callable[[Outcome, bytes], Kept] = field(default=lambda _outcome, _extra: Kept())
     folder: Path = field(default=Path())  # for what trials logged, until the server has it
+    fail: Callable[[str], None] = field(default=lambda _: None)  # going on is pointless
 
 
 class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
@@ -138,6 +140,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         """Record the outcome. ``failed``: the worker died, more often than it is replaced."""
         trial_id = trial.config["trial_id"]
         report = self._running.get(trial_id, {})
+        (getattr(trial, "last_result", None) or {}).pop(EXTRA, None)  # Tune keeps all results
         if failed:
             died = f"the worker process died {trial.num_failures} times"
             if trial_id not in self._params:
@@ -193,9 +196,13 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
 
     def _kept(self, outcome: Outcome, report: Mapping[str, Any]) -> Kept:
         """Write what a trial logged to the disk, so that its event can name it."""
-        kept = self._task.ended(outcome, report.get(EXTRA, b""))
-        if kept.logged is not None:
-            save(kept.logged, self._task.folder / outcome.trial_id)
+        try:
+            kept = self._task.ended(outcome, report.get(EXTRA, b""))
+            if kept.logged is not None:
+                save(kept.logged, self._task.folder / outcome.trial_id)
+        except Exception as error:  # noqa: BLE001 - Tune would run the trial again
+            self._task.fail(f"trial {outcome.trial_id} cannot be kept: {last_line(error)}")
+            return Kept()
         return kept
 
     def _figures(self, report: Mapping[str, Any]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LONGEST = 500  # characters
+RETURNED = "the objective returned "  # begins the failure of a trial that raised nothing
 
 
 def last_line(error: BaseException) -> str:

@@ -72,6 +72,18 @@ class Code:
 _arrived: str | None = None  # the folder that is first on this process's path
 
 
+def matrix_of(content: bytes, names: Any, types: Any) -> Any:
+    """Return XGBoost's ``DMatrix`` of what its ``save_binary`` wrote."""
+    import xgboost
+
+    with tempfile.TemporaryDirectory(prefix="search-") as folder:
+        file = Path(folder) / "matrix"
+        file.write_bytes(content)
+        matrix = xgboost.DMatrix(str(file))
+    matrix.feature_names, matrix.feature_types = names, types
+    return matrix
+
+
 def files_of(folder: Path) -> Iterator[Path]:
     """Yield the files that travel with a folder: its code, and its small data files.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -40,16 +41,19 @@ def output_kept(folder: Path) -> Iterator[Output]:
         _flush()
         for descriptor in (1, 2):
             stack.enter_context(_redirected(descriptor, file.fileno()))
-        text = stack.enter_context(
-            open(os.dup(file.fileno()), "w", buffering=1, encoding="utf-8", errors="replace")
-        )
-        stack.enter_context(contextlib.redirect_stdout(text))
-        stack.enter_context(contextlib.redirect_stderr(text))
+        stack.enter_context(contextlib.redirect_stdout(_stream(1)))
+        stack.enter_context(contextlib.redirect_stderr(_stream(2)))
         output = Output(file)
         try:
             yield output
         finally:
             output.kept = output.text()
+
+
+@functools.cache
+def _stream(descriptor: int) -> IO[str]:
+    """Return a stream to a descriptor, the same for all trials: a logger may keep it."""
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
 
 
 @contextlib.contextmanager

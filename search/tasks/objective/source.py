@@ -22,14 +22,17 @@ def code_digest(function: Any, working_dir: Path, file: Path | None = None) -> s
     """Return 32 hex digits of a function's code, comments and blank lines aside.
 
     It covers the function's file (or ``file``, which may import it from another one) and the
-    modules of the working folder that the file imports, directly or not. A function of a notebook
+    modules of the working folder that the file imports, directly or not; not the statements of the
+    file that begin a search, which may ask for more trials another time. A function of a notebook
     or an interactive session: its own source, or its byte code. What it closes over is no part of
     it.
     """
     inner = innermost(function)
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     if file := file or source_file(function):
-        parts = [f"{name} {_dump(_parsed(file))}"]
+        parts = [f"{name} {_dump(_without_searches(_parsed(file)))}"]
+        if "<locals>" in name:
+            parts.append(source_text(inner))
         modules = local_modules(file, working_dir)
         parts += [f"{module} {_dump(_parsed(path))}" for module, path in sorted(modules.items())]
         if "<lambda>" in name:  # of which a file may have many
@@ -37,6 +40,21 @@ def code_digest(function: Any, working_dir: Path, file: Path | None = None) -> s
     else:
         parts = [source_text(inner)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _without_searches(module: ast.Module) -> ast.Module:
+    """Return a file without its statements that call ``fmin``, or that run in a script only."""
+    kept = [each for each in module.body if not (_calls_fmin(each) or _is_main_guard(each))]
+    return ast.Module(body=kept, type_ignores=[])
+
+
+def _calls_fmin(statement: ast.stmt) -> bool:
+    calls = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
+    return any("fmin" in (getattr(f, "id", ""), getattr(f, "attr", "")) for f in calls)
+
+
+def _is_main_guard(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and "__main__" in ast.dump(statement.test)
 
 
 def innermost(function: Any) -> Any:

@@ -13,12 +13,14 @@ import cloudpickle
 from search.errors import InputError
 from search.suggest.labels import LabelSpace
 from search.suggest.seeds import HyperoptSeeds
+from search.suggest.space import plain
 from search.tasks.base import OPEN_ENDED, Display, LikeFmin, Prepared
 from search.tasks.kinds import Request
 from search.tasks.objective.code import Code
 from search.tasks.objective.loading import Loaded, load
 from search.tasks.objective.travelling import travelling
 from search.tasks.objective.trial import Extra, ObjectiveTrial, Shared
+from search.values.failure import last_line
 from search.values.kept import Kept
 from search.values.logged import Logged, merged
 from search.values.metric import Metric
@@ -149,29 +151,32 @@ class Records:
     def __init__(self, space: LabelSpace, keep_models: str, listener: Listener | None) -> None:
         self._space, self._keep_models, self._listener = space, keep_models, listener
         self._best: Outcome | None = None
+        self._has_models = ""  # the best trial that logged models
 
     def recovered(self, outcomes: Sequence[Outcome]) -> None:
         """Hear of the trials that an earlier start ended."""
         for outcome in outcomes:
-            self._is_best(outcome)
+            if self._is_best(outcome):
+                self._has_models = outcome.trial_id
         if self._listener is not None:
             self._listener.recovered(outcomes)
 
     def ended(self, outcome: Outcome, packed: bytes) -> Kept:
         """Return what the run of a trial that has ended takes."""
-        extra = cloudpickle.loads(packed) if packed else Extra()  # empty: its worker died
+        extra = _unpacked(packed)
         if self._listener is not None:
             self._listener.ended(outcome, extra)
-        former, is_best = self._best, self._is_best(outcome)
+        is_best = self._is_best(outcome)
         result = _plain(extra.result)
         if extra.logged is None:
             return Kept(result)
         logged = merged(extra.logged, self._space.params(outcome.params), OWN_KEYS)
         if self._keep_models == "none" or (self._keep_models == "best" and not is_best):
             return Kept(result, _without_models(logged))
-        if former is None or self._keep_models == "all":
+        if not logged.models or self._keep_models == "all":
             return Kept(result, logged, keep_models=True)
-        return Kept(result, logged, keep_models=True, supersedes=former.trial_id)
+        former, self._has_models = self._has_models, outcome.trial_id
+        return Kept(result, logged, keep_models=True, supersedes=former)
 
     def _is_best(self, outcome: Outcome) -> bool:
         if outcome.score is None:
@@ -183,13 +188,23 @@ class Records:
         return False
 
 
+def _unpacked(packed: bytes) -> Extra:
+    """Return what a trial handed over; nothing if its worker died, or if it cannot be read here."""
+    try:
+        extra: Extra = cloudpickle.loads(packed) if packed else Extra()
+    except Exception as error:  # noqa: BLE001 - a class of a module that the driver does not have
+        note = f"what it returned beside its loss cannot be read by the driver: {last_line(error)}"
+        return Extra(logged=Logged(notes=(note,)))
+    return extra
+
+
 def _plain(result: Mapping[str, Any]) -> str:
     """Return what JSON holds of a result, beside loss and status; empty if that is nothing."""
     found = {}
     for name, value in result.items():
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             if name not in ("loss", "status"):
-                found[str(name)] = json.loads(json.dumps(value))
+                found[str(name)] = json.loads(json.dumps(plain(value)))
     text = json.dumps(found)
     return text if found and len(text) <= LONGEST_RESULT else ""
 

@@ -6,10 +6,12 @@ name. The folder that its imports come from goes along. ``code`` has the worker'
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 import io
 import pickle
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ import cloudpickle
 import numpy as np
 
 from search.errors import InputError
-from search.tasks.objective.code import Code, Folder, contents_of, digest_of, files_of
+from search.tasks.objective.code import Code, Folder, contents_of, digest_of, files_of, matrix_of
 from search.tasks.objective.loading import Loaded
 from search.tasks.objective.source import FROM_FILE, home, imports_from, innermost
 
@@ -45,6 +47,7 @@ def travelling(
         working_dir = objective.working_dir if is_loaded else home(function)
     working_dir = working_dir.resolve()
     buffers: list[pickle.PickleBuffer] = []
+    _teach_to_pickle()
     with _by_value():
         pickled = _pickled(function if cargo is None else cargo, function, buffers)
     return Code(
@@ -52,6 +55,20 @@ def travelling(
         buffers=tuple(np.frombuffer(buffer.raw(), dtype=np.uint8) for buffer in buffers),
         folder=_folder(function, working_dir),
     )
+
+
+def _teach_to_pickle() -> None:
+    """Have XGBoost's data, which scripts make outside an objective, pickled in its own format."""
+    xgboost: Any = sys.modules.get("xgboost")
+    if xgboost is not None:
+        copyreg.pickle(xgboost.DMatrix, _reduced_matrix)
+
+
+def _reduced_matrix(matrix: Any) -> tuple[Any, ...]:
+    with tempfile.TemporaryDirectory(prefix="search-") as folder:
+        file = Path(folder) / "matrix"
+        matrix.save_binary(str(file), silent=True)
+        return matrix_of, (file.read_bytes(), matrix.feature_names, matrix.feature_types)
 
 
 @contextmanager

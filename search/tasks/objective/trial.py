@@ -21,7 +21,7 @@ from search.tasks.objective.code import Code, is_own
 from search.tasks.objective.output import Output, output_kept
 from search.tasks.objective.threads import limit_threads
 from search.trial import listening
-from search.values.failure import last_line
+from search.values.failure import RETURNED, last_line
 from search.values.logged import Logged
 from search.values.trial import Point, Result
 
@@ -97,9 +97,9 @@ def _ended(call: Call, point: Point, output: Output) -> _End:
             error=_pickled(error),
         )
     if result["status"] != "ok":
-        return _End(None, result, f"the objective returned the status {result['status']!r}")
+        return _End(None, result, f"{RETURNED}the status {result['status']!r}")
     if not math.isfinite(result["loss"]):
-        return _End(None, result, f"the objective returned the loss {result['loss']}")
+        return _End(None, result, f"{RETURNED}the loss {result['loss']}")
     return _End(result["loss"], result)
 
 
@@ -108,7 +108,7 @@ def as_result(returned: Any) -> dict[str, Any]:
 
     :raises InvalidResultStatus, InvalidLoss: hyperopt's, if it is no result.
     """
-    if _is_number(returned):
+    if isinstance(returned, int | float | np.number) or getattr(returned, "size", 0) == 1:
         return {"loss": _number(returned), "status": "ok"}
     result = dict(returned)
     if result["status"] not in STATUSES:
@@ -116,21 +116,18 @@ def as_result(returned: Any) -> dict[str, Any]:
 
         raise InvalidResultStatus(result)
     if result["status"] == "ok":
-        if not _is_number(result.get("loss")):
+        try:
+            result["loss"] = _number(result["loss"])
+        except (TypeError, KeyError) as error:
             from hyperopt.exceptions import InvalidLoss
 
-            raise InvalidLoss(result)
-        result["loss"] = _number(result["loss"])
+            raise InvalidLoss(result) from error
     return result
 
 
-def _is_number(value: Any) -> bool:
-    # an array of length 1 was a loss in older versions of hyperopt
-    return isinstance(value, int | float | np.number) or getattr(value, "size", 0) == 1
-
-
 def _number(value: Any) -> float:
-    return float(value.item() if hasattr(value, "item") else value)
+    # an array of length 1 was a loss in older versions of hyperopt
+    return float(value.item() if isinstance(value, np.ndarray) and value.size == 1 else value)
 
 
 def _call(shared: Shared) -> Call:

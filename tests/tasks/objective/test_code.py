@@ -223,6 +223,16 @@ class TestArrays:
             assert sent.load()({"x": 3.0}) == 3.0
             assert data[0] == 0.0
 
+    def test_matrix_of_xgboost_travels(self, tmp_path: Path) -> None:
+        """Scripts make a DMatrix outside their objective; it cannot be pickled by itself."""
+        xgboost = pytest.importorskip("xgboost")
+        features, target = np.array([[1.0, 2.0], [3.0, np.nan]]), np.array([5.0, 6.0])
+        matrix = xgboost.DMatrix(features, target, feature_names=["a", "b"])
+        loaded = travelling(lambda _: matrix, tmp_path).load()({})
+        assert loaded.feature_names == ["a", "b"]
+        assert loaded.get_label().tolist() == [5.0, 6.0]
+        assert (loaded.get_data() != matrix.get_data()).nnz == 0
+
     def test_other_errors_have_no_hint(self) -> None:
         assert hint(ValueError("x")) is None
         assert hint(TypeError("read-only")) is None

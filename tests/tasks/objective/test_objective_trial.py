@@ -44,7 +44,7 @@ class TestResult:
         """A script that catches them still does."""
         with pytest.raises(InvalidResultStatus):
             as_result({"loss": 1.0, "status": "good"})
-        for loss in (None, "1.0"):
+        for loss in (None, [1.0]):
             with pytest.raises(InvalidLoss):
                 as_result({"loss": loss, "status": "ok"})
 
