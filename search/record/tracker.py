@@ -140,7 +140,6 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
         """Record the outcome. ``failed``: the worker died, more often than it is replaced."""
         trial_id = trial.config["trial_id"]
         report = self._running.get(trial_id, {})
-        (getattr(trial, "last_result", None) or {}).pop(EXTRA, None)  # Tune keeps all results
         if failed:
             died = f"the worker process died {trial.num_failures} times"
             if trial_id not in self._params:
@@ -153,6 +152,7 @@ class TrialTracker(MLflowLoggerCallback):  # type: ignore[misc]
             self._end(trial_id, "failed", {**report, FAILURE: "it ended without a score"})
         else:
             self._end(trial_id, "finished" if report.get(FINAL) else "stopped", report)
+        (getattr(trial, "last_result", None) or {}).pop(EXTRA, None)  # Tune keeps all results
 
     def interrupt(self) -> None:
         """Record that every trial still running was ended from outside."""
