@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from search.errors import InputError
 from search.options.command_line import resumed
 from search.options.settings import Settings
 from search.record import database, prior_work
-from search.record.connection import CONNECT_TIMEOUT_S, connect, within
+from search.record.connection import CONNECT_TIMEOUT_S, answers, connect, within
 from search.record.driver import SILENCE_S
-from search.record.ledger import Ledger, LoggedSearch
+from search.record.ledger import Ledger, LoggedSearch, experiments_with
 from search.record.prior_work import PriorWork
 from search.record.run_metadata import RunMetadata
 from search.record.search_run import Drive
@@ -40,6 +41,7 @@ class Location:
 
     store: Store
     search: LoggedSearch | None  # None: it is new
+    experiment_name: str | None = None  # found by the search's name; None: the one asked for
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,28 @@ def find(asked: Settings) -> Location:
 
     :raises InputError: the store cannot be reached, or has no such search.
     """
-    tracking = asked.tracking
-    store = connect(tracking.uri, tracking.experiment_name, create=False)
+    tracking, found = asked.tracking, _found_experiment(asked)
+    store = connect(tracking.uri, found or tracking.experiment_name, create=False)
     patient = store.patient(lambda _: None, READ_BACK_S)
     search = within(CONNECT_TIMEOUT_S, lambda: named(patient, asked.name), tracking.uri)
-    return Location(store, search)
+    return Location(store, search, found)
+
+
+def _found_experiment(asked: Settings) -> str | None:
+    """Look for the search's name in the whole store; None: where the options say, or nowhere.
+
+    :raises InputError: two experiments have it.
+    """
+    uri = asked.tracking.uri
+    if "experiment_name" in asked.given or not answers(uri):
+        return None
+    found = within(CONNECT_TIMEOUT_S, lambda: experiments_with(uri, asked.name), uri)
+    if len(found) > 1:
+        raise InputError(
+            f"--resume {asked.name}: the experiments {' and '.join(map(repr, found))} have such a "
+            "search; say which with --experiment-name"
+        )
+    return next((name for name in found if name != asked.tracking.experiment_name), None)
 
 
 def reach_new(settings: Settings) -> Location:
@@ -81,6 +100,9 @@ def settings_of(location: Location | None, asked: Settings) -> Settings:
     """
     if location is None or location.search is None:
         return asked
+    if location.experiment_name is not None:
+        given = {**asked.given, "experiment_name": location.experiment_name}
+        asked = dataclasses.replace(asked, given=given)
     return resumed(asked, location.search.options or {})
 
 

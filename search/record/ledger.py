@@ -185,6 +185,16 @@ class Ledger:
             yield from page
 
 
+def experiments_with(uri: str, search: str) -> list[str]:
+    """Return the names of the experiments that have a search of this name."""
+    client, found = MlflowClient(uri), []
+    for experiment in client.search_experiments():
+        ledger = Ledger(Store(uri, str(experiment.experiment_id)))
+        if ledger.search(search) is not None:
+            found.append(str(experiment.name))
+    return found
+
+
 def _first_and_fullest(run: Run) -> tuple[int, int]:
     """Order a trial's runs. Of two made by one request, the one that was written to counts."""
     return int(run.info.start_time), -len(run.data.tags) - len(run.data.params)

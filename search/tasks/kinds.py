@@ -107,7 +107,7 @@ def check_known(kind: Kind, given: Values) -> None:
         for option in other.options:
             if option.name in given and option.name not in known:
                 raise InputError(
-                    f"{option.flag}: a {kind.name} task does not have it; {_advice(other)}"
+                    f"{option.flag}: no option of a task of the kind {kind.name}; {_advice(other)}"
                 )
 
 

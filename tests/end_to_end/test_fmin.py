@@ -248,7 +248,7 @@ def test_reports_are_the_learning_curve(several: Path) -> None:
 
 def test_ray_is_gone_with_the_script(several: Path) -> None:
     """It stays up between the calls of one process, and not longer."""
-    assert not processes(several.name)
+    wait_until(lambda: not processes(several.name), 20, "Ray's processes have ended")
 
 
 def test_script_that_was_killed_goes_on(tmp_path: Path) -> None:
