@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from search.suggest.searcher import TPESearch
 from search.suggest.space import SearchSpace, Space
 from search.values.metric import Metric
 
+LEAVES_NUMPY = metadata.version("hyperopt").startswith("0.2.")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # of other processes
 
 
@@ -112,8 +114,11 @@ def refusal(space: LabelSpace, point: Any) -> str:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Tell whether two arguments are the same, types included."""
-    if type(left) is not type(right):
+    """Tell whether two arguments are the same, types included.
+
+    hyperopt before 0.3 leaves some of numpy's numbers as they are; ours are Python's.
+    """
+    if type(left) is not type(right) and not (LEAVES_NUMPY and np.isscalar(left)):
         return False
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
