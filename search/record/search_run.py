@@ -148,6 +148,9 @@ class ParentRun:
             for path, text in files.items():
                 self.store.write_text(run_id, text, path)
         except Unwritable as error:
+            cause = error.__cause__
+            if isinstance(cause, MlflowException) and is_outage(cause):
+                raise SearchError(str(error)) from error  # the server has gone meanwhile
             raise InputError(
                 f"{error}; see that the tracking store's artifact folder can be written from here"
             ) from error

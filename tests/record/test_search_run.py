@@ -137,6 +137,17 @@ class TestNewSearch:
             pass
         assert read_search(store).status == "FAILED"
 
+    def test_server_that_goes_before_the_first_artifact_is_an_outage(
+        self, parent: ParentRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The search has begun, so it can be resumed; its options are not to blame."""
+        gone = Unwritable("artifacts: no answer")
+        gone.__cause__ = MlflowException("no answer")
+        monkeypatch.setattr(Store, "write_text", raises(gone))
+        with pytest.raises(SearchError) as error, parent.driven(None, fail):
+            pass
+        assert error.value.exit_code == 1
+
 
 class TestTakenOver:
     def test_run_and_journal_are_taken_over(self, parent: ParentRun, store: Store) -> None:
