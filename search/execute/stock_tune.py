@@ -5,11 +5,11 @@ Tune's public interface only. A worker takes seconds to start, and nodes that jo
 
 from __future__ import annotations
 
-import re
 from importlib import metadata
 from typing import Any
 
 from search.execute.worker import Job, Report, Shared, StoppedAtRung, run_trial
+from search.values.versions import is_between
 
 CONTROLLER_PROVEN = ((2, 40), (2, 60))  # the first and the last minor release of Ray
 NOTE = (
@@ -20,9 +20,7 @@ NOTE = (
 
 def is_needed() -> bool:
     """Tell whether ``controller`` is not proven for this release of Ray."""
-    first, last = CONTROLLER_PROVEN
-    numbers = tuple(int(number) for number in re.findall(r"\d+", metadata.version("ray"))[:2])
-    return not first <= numbers <= last
+    return not is_between(metadata.version("ray"), *CONTROLLER_PROVEN)
 
 
 def trainable(job: Job, shared: Shared) -> Any:

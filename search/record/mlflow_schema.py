@@ -8,10 +8,11 @@ database when it opens it, and an error of two processes that do so at once is M
 from __future__ import annotations
 
 import contextlib
-import re
 import sqlite3
 from importlib import metadata
 from pathlib import Path
+
+from search.values.versions import is_between
 
 PROVEN = ((3, 9), (3, 17))  # the first and the last minor version of MLflow
 NOTE = (
@@ -24,9 +25,7 @@ REVISION_TABLE = "alembic_version"  # where its migrations keep the schema's rev
 
 def is_proven() -> bool:
     """Tell whether the parts used here are known to be in the installed version of MLflow."""
-    first, last = PROVEN
-    numbers = tuple(int(number) for number in re.findall(r"\d+", metadata.version("mlflow"))[:2])
-    return first <= numbers <= last
+    return is_between(metadata.version("mlflow"), *PROVEN)
 
 
 def note() -> str | None:

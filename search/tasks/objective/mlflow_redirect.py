@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.machinery
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from search.tasks.objective.private_store import DEFAULT_EXPERIMENT, PrivateStore
+from search.values.versions import is_between
 
 PROVEN = ((3, 9), (3, 17))  # the first and the last minor version of MLflow
 
@@ -90,9 +90,7 @@ class _AfterImport(MetaPathFinder):
 
 def is_proven(mlflow: Any) -> bool:
     """Tell whether the parts used here are known to be in this version of MLflow."""
-    first, last = PROVEN
-    numbers = tuple(int(number) for number in re.findall(r"\d+", mlflow.__version__)[:2])
-    return first <= numbers <= last
+    return is_between(mlflow.__version__, *PROVEN)
 
 
 def _patch(mlflow: Any, store: PrivateStore) -> None:
