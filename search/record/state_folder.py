@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from search.errors import InputError
+from search.values.folder_lock import locked, locked_leftover
 
 TRANSIENT = ("ray", "tune")  # what a search needs only while it runs
 
@@ -50,19 +50,9 @@ def _locked_folder(state_dir: Path, name: str) -> tuple[Path, int]:
     for number in itertools.count(1):
         folder = state_dir / (name if number == 1 else f"{name}-{number}")
         folder.mkdir(mode=0o700, exist_ok=True)
-        if (lock := _locked(folder)) is not None:
+        if (lock := locked(folder)) is not None:
             return folder, lock
     raise AssertionError("there is always a next number")
-
-
-def _locked(folder: Path) -> int | None:
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
 
 
 def _sweep(state_dir: Path) -> None:
@@ -70,7 +60,7 @@ def _sweep(state_dir: Path) -> None:
     for folder in state_dir.iterdir():
         with contextlib.suppress(OSError):  # another user's
             left = any((folder / each).exists() for each in TRANSIENT)
-            if left and (folder / "lock").is_file() and (lock := _locked(folder)) is not None:
+            if left and (lock := locked_leftover(folder)) is not None:
                 _remove_transient(folder)
                 os.close(lock)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
+
+from search.values.folder_lock import locked, locked_leftover
 
 PREFIX = "mlflow-"
 BUSY_S = 10.0  # for a thread of the former attempt to finish writing
@@ -34,7 +35,7 @@ class PrivateStore:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder.resolve()))
-        self._lock = _locked(own)  # held while this process lives
+        self._lock = locked(own)  # held while this process lives
         self._template, self._owner = template, os.getpid()
         self._file = own / "store.db"
         self.artifacts = own / "artifacts"
@@ -88,21 +89,9 @@ class PrivateStore:
             shutil.rmtree(self._file.parent, ignore_errors=True)
 
 
-def _locked(own: Path) -> int | None:
-    """Return the handle that holds a store's folder; None if another process does."""
-    lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
 def _sweep(folder: Path) -> None:
     for left in folder.glob(f"{PREFIX}*"):
-        # without a lock file it is just being made
         with contextlib.suppress(OSError):
-            if (left / "lock").is_file() and (lock := _locked(left)) is not None:
+            if (lock := locked_leftover(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
