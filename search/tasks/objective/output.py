@@ -19,7 +19,6 @@ class Output:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.kept = ""  # all of it, once nothing more comes
 
     def text(self) -> str:
         """Return what was printed so far, or the end of it."""
@@ -43,11 +42,10 @@ def output_kept(folder: Path) -> Iterator[Output]:
             stack.enter_context(_redirected(descriptor, file.fileno()))
         stack.enter_context(contextlib.redirect_stdout(_stream(1)))
         stack.enter_context(contextlib.redirect_stderr(_stream(2)))
-        output = Output(file)
         try:
-            yield output
+            yield Output(file)
         finally:
-            output.kept = output.text()
+            _flush()  # while the descriptors are redirected
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import cloudpickle
 import numpy as np
 
 from search.tasks.objective import mlflow_capture
-from search.tasks.objective.code import Code, is_own
+from search.tasks.objective.code import Code, hint, is_own
 from search.tasks.objective.output import Output, output_kept
 from search.tasks.objective.threads import limit_threads
 from search.trial import listening
@@ -51,7 +51,6 @@ class Extra:
     result: Mapping[str, Any] = field(default_factory=dict)  # as hyperopt's Trials keep it
     error: bytes = b""  # the exception that ended it, pickled; empty: none did
     logged: Logged | None = None
-    output: str = ""  # what it printed
 
 
 class ObjectiveTrial:
@@ -65,14 +64,14 @@ class ObjectiveTrial:
 
             def snapshot(loss: float) -> bytes:
                 result = {"loss": loss, "status": "ok"}
-                return _packed(Extra(result, b"", captured.so_far(), output.text()))
+                return _packed(Extra(result, b"", captured.so_far()))
 
             def hear(loss: float, step: int) -> None:
                 report.at(step, loss, lambda: snapshot(loss))
 
             with listening(hear):
                 ended = _ended(call, point, output)
-        extra = Extra(ended.result, ended.error, captured.logged, output.kept)
+        extra = Extra(ended.result, ended.error, captured.logged)
         return Result(ended.score, _packed(extra), ended.failure, ended.traceback)
 
 
@@ -153,9 +152,10 @@ def _folder() -> Path:
 
 
 def _report(error: BaseException, printed: str) -> str:
-    text = "".join(traceback.format_exception(error))
-    lines = printed.splitlines()[-SHOWN_LINES:]
-    return text + ("\nThe last lines that it printed:\n" + "\n".join(lines) if lines else "")
+    parts = ["".join(traceback.format_exception(error)), hint(error) or ""]
+    if lines := printed.splitlines()[-SHOWN_LINES:]:
+        parts.append("The last lines that it printed:\n" + "\n".join(lines))
+    return "\n".join(filter(None, parts))
 
 
 def _packed(extra: Extra) -> bytes:
@@ -163,7 +163,7 @@ def _packed(extra: Extra) -> bytes:
         return bytes(cloudpickle.dumps(extra))
     except Exception:  # noqa: BLE001 - an object in the result that cannot be pickled
         result = {name: value for name, value in extra.result.items() if _is_picklable(value)}
-        return bytes(cloudpickle.dumps(Extra(result, extra.error, extra.logged, extra.output)))
+        return bytes(cloudpickle.dumps(Extra(result, extra.error, extra.logged)))
 
 
 def _is_picklable(value: Any) -> bool:

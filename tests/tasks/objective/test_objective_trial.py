@@ -59,8 +59,9 @@ class TestOutput:
             os.write(2, b"from C\n")
             subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
             assert "from Python" in output.text()
+            kept = output.text()
         print("afterwards")
-        assert sorted(output.kept.splitlines()) == ["from C", "from Python", "from a child"]
+        assert sorted(kept.splitlines()) == ["from C", "from Python", "from a child"]
         assert capfd.readouterr().out == "afterwards\n"
 
     def test_only_the_end_of_a_long_output_is_kept(self, tmp_path: Path) -> None:
@@ -68,8 +69,9 @@ class TestOutput:
         with output_kept(tmp_path) as output:
             print("x" * LONGEST_OUTPUT)
             print("the end")
-        assert output.kept.endswith("the end\n")
-        assert len(output.kept) < LONGEST_OUTPUT + 100
+            kept = output.text()
+        assert kept.endswith("the end\n")
+        assert len(kept) < LONGEST_OUTPUT + 100
 
 
 def outcome(number: int, score: float | None) -> Outcome:
