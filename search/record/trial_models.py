@@ -48,6 +48,14 @@ class TrialModels:
         if model.registered_as:
             self._register(model.registered_as, source, model_id)
 
+    @property
+    def are_kept(self) -> bool:
+        """Tell whether all of the run's models are in the store, at least one."""
+        kept = self._kept()
+        if kept is None:
+            return bool(self._folders())
+        return bool(kept) and all(each.status == LoggedModelStatus.READY for each in kept)
+
     def drop(self) -> None:
         """Remove the models that are not registered."""
         registered = {source for each in self._versions() for source in _sources(each)}
@@ -55,9 +63,7 @@ class TrialModels:
             if f"models:/{model.model_id}" not in registered:
                 self._delete_files(model.artifact_location)
                 self._store.ask(partial(self._client.delete_logged_model, model.model_id))
-        run = self._store.ask(lambda: self._client.get_run(self._run_id))
-        for path in json.loads(run.data.tags.get(MODEL_FOLDERS, "[]")):
-            location = f"{run.info.artifact_uri}/{path}"
+        for location in self._folders():
             if location not in registered:
                 self._delete_files(location)
 
@@ -98,6 +104,12 @@ class TrialModels:
         _make_its_own(folder, self._run_id, path, None)
         self._store.write_folder(self._run_id, str(folder), path)
         return f"{run.info.artifact_uri}/{path}"
+
+    def _folders(self) -> list[str]:
+        """Return where the models among the run's artifacts are."""
+        run = self._store.ask(lambda: self._client.get_run(self._run_id))
+        paths = json.loads(run.data.tags.get(MODEL_FOLDERS, "[]"))
+        return [f"{run.info.artifact_uri}/{path}" for path in paths]
 
     def _register(self, name: str, source: str, model_id: str | None) -> None:
         """Make a version of the registered model, unless it was made before."""

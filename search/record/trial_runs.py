@@ -120,6 +120,10 @@ class TrialRuns:
         """
         return logged_run.keep(self.store, run_id, Path(folder), keep_models, last_try)
 
+    def has_models(self, run_id: str) -> bool:
+        """Tell whether models that the trial logged are in the store."""
+        return TrialModels(self.store, run_id).are_kept
+
     def drop_models(self, run_id: str) -> None:
         """Remove the models that the trial logged, but not those that are registered."""
         TrialModels(self.store, run_id).drop()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,24 +176,23 @@ class Writer:
                 self._ask("score", run_id, event)
                 if event.status == "failed":
                     self._ask("keep_traceback", run_id, event, last_try)
-                lost = self._keep_logged(run_id, event, last_try) if event.logged else ()
+                if event.logged:
+                    self._keep_logged(run_id, event, last_try)
                 self._ask("end", run_id, event)
-                if event.supersedes and not any(each.startswith("model ") for each in lost):
-                    self._drop_models(event.supersedes)
+                if event.supersedes:
+                    self._replace_models(event.supersedes, run_id)
 
-    def _keep_logged(self, run_id: str, event: Ended, last_try: bool) -> Sequence[str]:
-        """Write what the trial logged; say what is not kept, and return it."""
-        lost: Sequence[str] = self._ask(
-            "keep_logged", run_id, event.logged, event.keep_models, last_try
-        )
+    def _keep_logged(self, run_id: str, event: Ended, last_try: bool) -> None:
+        """Write what the trial logged, and say what is not kept."""
+        lost = self._ask("keep_logged", run_id, event.logged, event.keep_models, last_try)
         for reason in lost:
             self._hooks.say(f"warning: trial {event.trial_id}: {reason}")
-        return lost
 
-    def _drop_models(self, trial_id: str) -> None:
-        run_id = self.run_ids.get(trial_id) or self._ask("find", trial_id)
-        if run_id is not None:  # its author may have deleted it
-            self._ask("drop_models", run_id)
+    def _replace_models(self, former_trial: str, run_id: str) -> None:
+        """Remove the models of a trial, if those of a better one's run are in the store."""
+        former = self.run_ids.get(former_trial) or self._ask("find", former_trial)
+        if former is not None and self._ask("has_models", run_id):  # None: it was deleted
+            self._ask("drop_models", former)
 
     def _start(self, event: Started, *, again: bool) -> None:
         """Make the trial's run, or reopen the one that it has."""

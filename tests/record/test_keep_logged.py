@@ -375,6 +375,30 @@ class TestWriter:
         best = runs.find("0002")
         assert model.source_run_id == best
 
+    def test_former_best_s_models_stay_while_the_better_one_s_are_refused(
+        self,
+        runs: TrialRuns,
+        tmp_path: Path,
+        store: Store,
+        reader: MlflowClient,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Better an older model than none, whatever else is refused before it."""
+        for trial_id, former in (("0001", ""), ("0002", "0001")):
+            folder = tmp_path / trial_id
+            save(LOGGED, folder)
+            ended = Ended(trial_id, "finished", 2_000, logged=str(folder), keep_models=True)
+            self.write(
+                runs,
+                Started(trial_id, {"x": 1.0}, 1_000),
+                replace(ended, supersedes=former),
+            )
+            for name in ("log_artifact", "log_artifacts", "log_model_artifacts"):
+                monkeypatch.setattr(store.client, name, fails(PermissionError(13, "denied")))
+        first = runs.find("0001")
+        assert first is not None
+        assert len(models_of(reader, store, first)) == 1
+
     def test_artifact_store_that_takes_nothing_does_not_hold_up_the_trial(
         self,
         runs: TrialRuns,
