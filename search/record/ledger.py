@@ -7,7 +7,7 @@ a search, extending it and starting from another one need nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,6 +43,8 @@ from search.record.tags import (
 )
 from search.values.metric import Metric
 from search.values.trial import ENDED, SCORED, Outcome
+
+SEARCHES = f"tags.`{ROLE}` = 'search'"  # the parent runs
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,12 @@ class Ledger:
     def search(self, name: str) -> LoggedSearch | None:
         """Return the search of this name, the first if there are two."""
         # Compared here: MLflow's filters cannot express a name with a quote in it.
-        named = [r for r in self._runs(f"tags.`{ROLE}` = 'search'") if r.info.run_name == name]
+        named = [r for r in self._runs(SEARCHES) if r.info.run_name == name]
         return _search(min(named, key=lambda r: r.info.start_time)) if named else None
 
     def names(self) -> list[str]:
         """Return the names of all searches, the newest first."""
-        return [str(run.info.run_name) for run in self._runs(f"tags.`{ROLE}` = 'search'")]
+        return [str(run.info.run_name) for run in self._runs(SEARCHES)]
 
     def trials(self, search: LoggedSearch, metric: Metric) -> list[LoggedTrial]:
         """Return the trials of a search, by number; of a trial with two runs, the first."""
@@ -177,22 +179,29 @@ class Ledger:
         return self._runs(f"tags.`{PARENT}` = '{parent_run_id}' and tags.`{ROLE}` = '{role}'{more}")
 
     def _runs(self, wanted: str) -> Iterator[Run]:
-        page = None
-        while page is None or page.token:
-            token = page.token if page else None
-            ask = partial(self._client.search_runs, [self._store.experiment_id], wanted)
-            page = self._store.ask(partial(ask, page_token=token))
-            yield from page
+        ask = partial(self._client.search_runs, [self._store.experiment_id], wanted)
+        return _pages(lambda token: self._store.ask(partial(ask, page_token=token)))
 
 
 def experiments_with(uri: str, search: str) -> list[str]:
     """Return the names of the experiments that have a search of this name."""
-    client, found = MlflowClient(uri), []
-    for experiment in client.search_experiments():
-        ledger = Ledger(Store(uri, str(experiment.experiment_id)))
-        if ledger.search(search) is not None:
-            found.append(str(experiment.name))
-    return found
+    client = MlflowClient(uri)
+    names = {
+        str(each.experiment_id): str(each.name)
+        for each in _pages(lambda token: client.search_experiments(page_token=token))
+    }
+    ask = partial(client.search_runs, list(names), SEARCHES)
+    runs = _pages(lambda token: ask(page_token=token))
+    found = {str(run.info.experiment_id) for run in runs if run.info.run_name == search}
+    return [name for experiment_id, name in names.items() if experiment_id in found]
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield what is on all pages of an answer; ``ask`` takes a page's token."""
+    page = None
+    while page is None or page.token:
+        page = ask(page.token if page else None)
+        yield from page
 
 
 def _first_and_fullest(run: Run) -> tuple[int, int]:
