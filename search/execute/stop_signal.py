@@ -30,7 +30,6 @@ class StopSignal:
         self._direct = self._relayed = 0  # how many signals came each way
         self.failure: SearchError | None = None  # why going on is pointless
         self._deadline: float | None = None  # monotonic seconds
-        self._is_enough = False
         self._enough_at: float | None = None  # monotonic seconds
         self._is_graceful = False
         self._is_deferred = False
@@ -80,8 +79,7 @@ class StopSignal:
     @property
     def is_enough(self) -> bool:
         """Tell whether no further trial may start; those that run go on."""
-        is_late = self._enough_at is not None and time.monotonic() >= self._enough_at
-        return self._is_enough or is_late
+        return self._enough_at is not None and time.monotonic() >= self._enough_at
 
     def after(self, budget_s: float | None) -> None:
         """Start the clock of the time budget, if there is one."""
@@ -89,10 +87,7 @@ class StopSignal:
 
     def enough(self, within_s: float = 0.0) -> None:
         """Have no further trial start once ``within_s`` have passed. Any thread may call this."""
-        if within_s:
-            self._enough_at = time.monotonic() + within_s
-        else:
-            self._is_enough = True
+        self._enough_at = time.monotonic() + within_s
 
     def fail(self, error: SearchError) -> None:
         """End the search because of ``error``; the first one counts. Any thread may call this."""
