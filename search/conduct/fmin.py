@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hyperopt import JOB_STATE_NEW, Domain, Trials, anneal, rand, space_eval, tpe
+from hyperopt import JOB_STATE_NEW, Domain, Trials, space_eval
 from hyperopt.base import validate_loss_threshold, validate_timeout
 from hyperopt.exceptions import InvalidAnnotatedParameter
 from hyperopt.pyll.base import Apply
@@ -25,6 +25,7 @@ from hyperopt.pyll.base import Apply
 from search.conduct.fmin_trials import Ending, FminTrials, loaded
 from search.conduct.spark_trials import SparkTrials
 from search.errors import InputError, NothingFinished, SearchError
+from search.suggest.algorithms import name_of
 from search.suggest.labels import LabelSpace
 from search.suggest.seeds import HIGHEST, HyperoptSeeds
 from search.suggest.space import plain
@@ -32,7 +33,7 @@ from search.suggest.space import plain
 if TYPE_CHECKING:
     from search.options.settings import Settings
 
-ALGORITHMS = {tpe.suggest: "hyperopt", rand.suggest: "random", anneal.suggest: "anneal"}
+CUSTOM = "custom"  # an algorithm that only the script has
 UNLIMITED = 10**9  # trials of a search that something else ends
 
 
@@ -175,7 +176,7 @@ class Call:
 
         :raises InvalidAnnotatedParameter: a parameter of the function has no distribution.
         """
-        if not (isinstance(self.space, str) and self.space == "annotated"):
+        if not self._is_annotated:
             return self.space
         annotations: dict[str, Any] = inspect.getfullargspec(self.fn).annotations
         if not all(isinstance(each, Apply) for each in annotations.values()):
@@ -188,8 +189,11 @@ class Call:
     @property
     def objective(self) -> Callable[[Any], Any]:
         """The function of a point."""
-        is_annotated = isinstance(self.space, str) and self.space == "annotated"
-        return functools.partial(_with_names, self.fn) if is_annotated else self.fn
+        return functools.partial(_with_names, self.fn) if self._is_annotated else self.fn
+
+    @property
+    def _is_annotated(self) -> bool:
+        return isinstance(self.space, str) and self.space == "annotated"
 
     @property
     def _wanted(self) -> int:
@@ -218,7 +222,7 @@ class Call:
         from search.record import server
         from search.record.state_folder import own_folder
 
-        seeds = self._seeds(len(heard.trials), len(points))
+        seeds = self._seeds(heard.first_id, len(points))
         settings = self._settings(left, seeds, points)
 
         def begin(stop: Any) -> None:
@@ -271,7 +275,7 @@ class Call:
     def _algorithm(self) -> str:
         if isinstance(self.algo, str):
             return self.algo
-        return ALGORITHMS.get(self.algo, "custom")
+        return name_of(self.algo) or CUSTOM
 
     def _seeds(self, first_id: int, points: int) -> HyperoptSeeds:
         rstate = self.rstate
@@ -286,7 +290,7 @@ class Call:
         from search.tasks.objective.live import live
         from search.tasks.objective.task import Objective
 
-        custom = self.algo if self._algorithm == "custom" else None
+        custom = self.algo if self._algorithm == CUSTOM else None
         if settings.resume and settings.generator is not None:
             seeds = HyperoptSeeds.from_json(settings.generator)
         request = request_of(settings)

@@ -42,12 +42,12 @@ class FminTrials:
     timeout_s: float | None = None  # then no further trial starts
     stop: StopSignal | None = None  # set when the search begins
     error: BaseException | None = None  # of the objective; ended the search
-    _first_id: int = field(init=False)
+    first_id: int = field(init=False)  # of the search's first trial
     _early_stop_args: Any = field(init=False, default=())
 
     def __post_init__(self) -> None:
         # the trials that failed have ids, too, and hyperopt hides them
-        self._first_id = 1 + max((doc["tid"] for doc in self.trials._dynamic_trials), default=-1)
+        self.first_id = 1 + max((doc["tid"] for doc in self.trials._dynamic_trials), default=-1)
 
     def past(self) -> list[PastTrial]:
         """Return what the trials held before the search, for the searcher."""
@@ -100,7 +100,7 @@ class FminTrials:
     def _insert(
         self, outcome: Outcome, state: int, result: dict[str, Any], more: Mapping[str, Any] = {}
     ) -> None:
-        tid = self._first_id + int(outcome.trial_id) - 1
+        tid = self.first_id + int(outcome.trial_id) - 1
         labels = self.space.labels_of(dict(outcome.params))
         attachments = result.pop("attachments", {})
         misc = {

@@ -99,10 +99,18 @@ def from_hyperopt(suggest: Suggest) -> MakeAlgorithm:
 
     A ``functools.partial`` of ``tpe.suggest`` runs as it is, with its own random phase.
     """
-    for known, name in ((hyperopt_tpe.suggest, "hyperopt"), (rand.suggest, "random")):
-        if suggest is known:
-            return NAMED[name]
-    return lambda domain: HyperoptSuggest(domain, suggest)
+    name = name_of(suggest)
+    return NAMED[name] if name else lambda domain: HyperoptSuggest(domain, suggest)
+
+
+def name_of(suggest: Suggest) -> str | None:
+    """Return what ``--algorithm`` calls a function of hyperopt's; None: it has no name."""
+    known = (
+        (hyperopt_tpe.suggest, "hyperopt"),
+        (rand.suggest, "random"),
+        (anneal.suggest, "anneal"),
+    )
+    return next((name for function, name in known if suggest is function), None)
 
 
 def tpe(domain: Domain) -> Algorithm:
